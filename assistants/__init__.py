@@ -1,0 +1,4 @@
+"""Parsers for assistants: export to a bundle, and the runtime that loads one without torch.
+
+``assistants.runtime`` needs numpy, onnxruntime and tokenizers alone.
+"""

@@ -1,0 +1,1 @@
+"""Readers and data structures for semantic parsing corpora, one package per corpus."""

@@ -1,0 +1,45 @@
+"""The one exception family that framefill raises for bad input.
+
+Every message says what is wrong, where (file, line, value) and what to do about it, so that a command
+can print it as it stands and a caller can branch on ``code``.
+"""
+
+from __future__ import annotations
+
+
+class FramefillError(ValueError):
+    """Bad input or a broken file, told with its place and its remedy.
+
+    Args:
+        code: stable identifier, ``E1xx`` frames and labels, ``E2xx`` corpus files, ``E3xx`` bundles and
+            checkpoints, ``E4xx`` the command line, ``E5xx`` the machine (disk, network, memory).
+        what: the fault in one sentence, with the offending value.
+        where: the file, line or column, where there is one.
+        remedy: what the reader can do now.
+    """
+
+    def __init__(self, code: str, what: str, *, where: str = "", remedy: str = "") -> None:
+        self.code, self.what, self.where, self.remedy = code, what, where, remedy
+        place = f"{where}: " if where else ""
+        advice = f" {remedy}" if remedy else ""
+        super().__init__(f"[{code}] {place}{what}{advice}")
+
+
+class FrameError(FramefillError):
+    """A malformed tree, or a frame that does not fit its utterance or ontology."""
+
+
+class CorpusError(FramefillError):
+    """A corpus file that is missing, truncated or not in the official layout."""
+
+
+class BundleError(FramefillError):
+    """An exported bundle or checkpoint that is missing, corrupted or of another format version."""
+
+
+class UsageError(FramefillError):
+    """A command or configuration that cannot be carried out as given."""
+
+
+class MachineError(FramefillError):
+    """The machine failed us: disk full, no network, no permission."""

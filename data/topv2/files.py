@@ -1,0 +1,97 @@
+"""Whole-or-nothing file writing and checksums, shared by every module that writes a file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from data.topv2.errors import MachineError
+
+
+def sha256(path: Path | str) -> str:
+    """Hex SHA-256 of a file, read in chunks."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        for chunk in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Writes ``text`` as UTF-8 to a temporary sibling, then renames it over ``path``.
+
+    Raises:
+        MachineError: the disk is full or the folder cannot be written; ``path`` is left as it was.
+    """
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path | str, payload: bytes) -> None:
+    """As :func:`write_text`, for bytes."""
+    path = Path(path)
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(payload)
+            stream.flush()
+            os.fsync(stream.fileno())
+        # mkstemp makes files private to the user; what we write is meant to be shared like any other file.
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary and os.path.exists(temporary):
+            os.unlink(temporary)
+        raise _machine_error(path, error) from error
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Writes ``value`` as indented JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def whole_folder(path: Path | str) -> Iterator[Path]:
+    """Yields a temporary sibling folder that becomes ``path`` only when the block ends without an error.
+
+    An existing folder at ``path`` is replaced at the very end and is untouched by a failure.
+
+    Raises:
+        MachineError: an ``OSError`` inside the block (disk full, no permission).
+    """
+    path = Path(path)
+    staging: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        os.chmod(staging, 0o755)
+        yield staging
+        if path.exists():
+            retired = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+            os.rename(path, retired / "old")
+            os.rename(staging, path)
+            shutil.rmtree(retired)
+        else:
+            os.rename(staging, path)
+    except OSError as error:
+        raise _machine_error(path, error) from error
+    finally:
+        if staging is not None and staging.exists():
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _machine_error(path: Path, error: OSError) -> MachineError:
+    return MachineError(
+        "E501",
+        f"could not be written ({error.strerror or error}).",
+        where=str(path),
+        remedy="Nothing was left half-written; free space or choose another folder, then run again.",
+    )

@@ -1,0 +1,192 @@
+"""Reading and writing corpora in the official TOPv2 layout.
+
+A corpus is a folder of ``<domain>_<split>.tsv`` files whose first row is ``domain utterance semantic_parse``;
+low-resource splits are ``low_resource_splits/<domain>_<split>_<N>spis.tsv``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.topv2.errors import CorpusError, FrameError
+from data.topv2.files import sha256, write_text
+from data.topv2.frame import Frame
+
+DOMAINS = ("alarm", "event", "messaging", "music", "navigation", "reminder", "timer", "weather")
+SPLITS = ("train", "eval", "test")
+HEADER = ("domain", "utterance", "semantic_parse")
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row: its domain, the raw utterance, and the gold frame over it (full form)."""
+
+    domain: str
+    utterance: str
+    frame: Frame
+
+
+def data_root(path: Path | str | None = None) -> Path:
+    """The corpus folder: ``path``, or the environment variable ``TOPV2_DIR``.
+
+    Raises:
+        CorpusError: neither is given, or it is not a folder.
+    """
+    value = path or os.environ.get("TOPV2_DIR")
+    if not value:
+        raise CorpusError(
+            "E201",
+            "no corpus folder is given.",
+            remedy="Set TOPV2_DIR or pass --data-root; `framefill data download --out DIR` fetches TOPv2, "
+            "`framefill data synthetic --out DIR` writes the embedded corpus.",
+        )
+    root = Path(value)
+    if not root.is_dir():
+        raise CorpusError("E202", "no such folder.", where=str(root), remedy="Correct TOPV2_DIR or --data-root.")
+    return root
+
+
+def split_files(root: Path | str, split: str, domains: Sequence[str] | None = None) -> list[Path]:
+    """Files of a split, sorted by domain; any domain names, any subset of domains.
+
+    Raises:
+        CorpusError: no file of that split, or a domain asked for is missing; the message lists what is there.
+    """
+    root = Path(root)
+    found = {path.name[: -len(f"_{split}.tsv")]: path for path in root.glob(f"*_{split}.tsv")}
+    if not found:
+        there = sorted({path.stem.rsplit("_", 1)[-1] for path in root.glob("*_*.tsv")})
+        raise CorpusError(
+            "E203",
+            f"there is no <domain>_{split}.tsv.",
+            where=str(root),
+            remedy=f"Splits there: {', '.join(there) or 'none'}.",
+        )
+    missing = sorted(set(domains or ()) - set(found))
+    if missing:
+        raise CorpusError(
+            "E204",
+            f"no {split} file for domain {', '.join(missing)}.",
+            where=str(root),
+            remedy=f"Domains there: {', '.join(sorted(found))}.",
+        )
+    return [found[name] for name in sorted(domains or found)]
+
+
+def read_split(root: Path | str, split: str, domains: Sequence[str] | None = None) -> list[Example]:
+    """All rows of a split, file by file in the order of domains.
+
+    Raises:
+        CorpusError: see :func:`split_files` and :func:`read_file`.
+    """
+    return [example for path in split_files(root, split, domains) for example in read_file(path)]
+
+
+def read_low_resource(root: Path | str, domain: str, split: str, spis: int) -> list[Example]:
+    """Rows of an official low-resource split.
+
+    Args:
+        root: corpus folder.
+        domain: ``reminder`` or ``weather`` in TOPv2.
+        split: ``train`` or ``valid``.
+        spis: samples per intent and slot: 10, 25, 50, 100, 250, 500 or 1000 in TOPv2.
+
+    Raises:
+        CorpusError: there is no such file.
+    """
+    folder = Path(root) / "low_resource_splits"
+    path = folder / f"{domain}_{split}_{spis}spis.tsv"
+    if not path.is_file():
+        there = ", ".join(sorted(p.stem for p in folder.glob("*spis.tsv"))) or "none"
+        raise CorpusError("E203", f"there is no {path.name}.", where=str(folder), remedy=f"Files there: {there}.")
+    return read_file(path)
+
+
+def read_file(path: Path | str) -> list[Example]:
+    """Reads one file; quotes are characters like any other, and only a newline ends a row.
+
+    Raises:
+        CorpusError: missing file, wrong header, a row without exactly three columns, bytes that are not UTF-8,
+            an empty utterance, a NUL byte, or no rows at all; a malformed frame is told with its line as well.
+    """
+    path = Path(path)
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise CorpusError("E205", f"cannot be read ({error.strerror}).", where=str(path), remedy="Check the path.") from error
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise CorpusError(
+            "E206", f"byte {raw[error.start]:#04x} is not UTF-8.", where=f"{path}:{line}", remedy="Save the file as UTF-8."
+        ) from error
+    lines = text.split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    if not lines:
+        raise CorpusError("E207", "the file is empty.", where=str(path), remedy="It may be truncated; fetch it again.")
+    if tuple(lines[0].rstrip("\r").split("\t")) != HEADER:
+        raise CorpusError(
+            "E208",
+            f"the header is {lines[0][:60]!r}.",
+            where=f"{path}:1",
+            remedy="TOPv2 files begin with the columns domain, utterance, semantic_parse, separated by tabs.",
+        )
+    if len(lines) == 1:
+        raise CorpusError("E207", "the file has a header and no rows.", where=str(path), remedy="It may be truncated.")
+    return [_row(line.rstrip("\r"), f"{path}:{number}") for number, line in enumerate(lines[1:], start=2)]
+
+
+def _row(line: str, where: str) -> Example:
+    columns = line.split("\t")
+    if len(columns) != len(HEADER):
+        raise CorpusError(
+            "E209",
+            f"{len(columns)} column(s) instead of {len(HEADER)}: {line[:60]!r}.",
+            where=where,
+            remedy="A row is domain, utterance and semantic_parse, separated by tabs; a cut row means a truncated file.",
+        )
+    domain, utterance, parse = columns
+    if "\0" in line:
+        raise CorpusError("E210", "the row holds a NUL byte.", where=where, remedy="The file is damaged; fetch it again.")
+    if not utterance.strip():
+        raise CorpusError("E211", "the utterance (column 2) is empty.", where=where, remedy="Remove the row or fill it.")
+    try:
+        return Example(domain, utterance, Frame.parse(parse, utterance, where=f"{where}, column 3"))
+    except FrameError as error:
+        if not error.where:
+            raise FrameError(error.code, error.what, where=f"{where}, column 3", remedy=error.remedy) from error
+        raise
+
+
+def write_file(path: Path | str, examples: Iterable[Example], parses: Iterable[str] | None = None) -> None:
+    """Writes rows in the official layout, whole or not at all.
+
+    Args:
+        path: file to write.
+        examples: rows.
+        parses: text of the third column where it should differ from ``str(frame)`` in whitespace.
+
+    Raises:
+        CorpusError: an utterance holds a tab or newline, which the layout cannot carry.
+    """
+    examples = list(examples)
+    lines = ["\t".join(HEADER)]
+    for example, parse in zip(examples, parses or (str(example.frame) for example in examples), strict=True):
+        if any(character in example.utterance for character in "\t\n\r"):
+            raise CorpusError("E212", f"utterance {example.utterance[:40]!r} holds a tab or newline.", where=str(path), remedy="Replace it by a space.")
+        lines.append(f"{example.domain}\t{example.utterance}\t{parse}")
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def corpus_checksum(root: Path | str, split: str, domains: Sequence[str] | None = None) -> str:
+    """One SHA-256 over the names and contents of a split's files, to record what a figure was measured on."""
+    digest = hashlib.sha256()
+    for path in split_files(root, split, domains):
+        digest.update(f"{path.name} {sha256(path)}\n".encode())
+    return digest.hexdigest()

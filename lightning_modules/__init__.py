@@ -1,0 +1,1 @@
+"""Training: Lightning modules, the data module, callbacks, metrics and the LightningCLI."""

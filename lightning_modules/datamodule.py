@@ -1,0 +1,152 @@
+"""TOPv2, or any corpus in its layout, as batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from data.topv2.batches import BatchStream, EncodedCorpus
+from data.topv2.linearization import POINTER_FORMS, TargetIds
+from data.topv2.ontology import Ontology
+from data.topv2.reader import Example, corpus_checksum, data_root, read_split
+from data.topv2.tokenization import PieceTokenizer
+
+
+@dataclass(frozen=True)
+class Assets:
+    """All that text needs on its way to tensors and back; saved in checkpoints and bundles.
+
+    Attributes:
+        tokenizer: cuts utterances.
+        ontology: labels and nesting of the training frames.
+        form: linearization, a name in :data:`data.topv2.linearization.POINTER_FORMS`.
+    """
+
+    tokenizer: PieceTokenizer
+    ontology: Ontology
+    form: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, so that a checkpoint can be read without unpickling classes."""
+        return {"tokenizer": self.tokenizer.to_json(), "ontology": self.ontology.to_dict(), "form": self.form}
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any], where: str = "") -> Assets:
+        """The inverse of :meth:`to_dict`."""
+        return cls(PieceTokenizer.from_json(value["tokenizer"], where), Ontology.from_dict(value["ontology"], where), value["form"])
+
+
+class RowStream:
+    """Row numbers in chunks, for validation: examples are looked up by number, so nothing but numbers moves.
+
+    Args:
+        rows: number of rows.
+        chunk: rows in a batch.
+        rank: this process's number among ``world``.
+        world: number of processes.
+    """
+
+    def __init__(self, rows: int, chunk: int, rank: int = 0, world: int = 1) -> None:
+        self.batches = torch.arange(rows)[rank::world].split(chunk)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.batches)
+
+
+class TOPv2DataModule(pl.LightningDataModule):
+    """Reads a corpus in the official layout and batches it by length.
+
+    Args:
+        root: folder of ``<domain>_<split>.tsv`` files; ``None`` reads the environment variable ``TOPV2_DIR``.
+        domains: domains to use, ``None`` for all in the folder.
+        form: linearization, ``span`` (two endpoints a leaf) or ``index`` (a pointer a piece).
+        vocabulary: SentencePiece pieces to train on the training utterances.
+        lowercase: fold case before cutting pieces.
+        batch_size: utterances in a training batch.
+        seed: order of the batches.
+        validation_rows: validate on this many eval rows, drawn once by a fixed seed; ``None`` for all.
+        train_split: name of the training split.
+        eval_split: name of the split that selects.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        domains: list[str] | None = None,
+        form: str = "span",
+        vocabulary: int = 6000,
+        lowercase: bool = True,
+        batch_size: int = 256,
+        seed: int = 0,
+        validation_rows: int | None = None,
+        train_split: str = "train",
+        eval_split: str = "eval",
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        if form not in POINTER_FORMS:
+            raise ValueError(f"form {form!r}: one of {sorted(POINTER_FORMS)}")
+        self.assets: Assets | None = None
+        self.train_corpus: EncodedCorpus | None = None
+        self.eval_examples: list[Example] = []
+        self.trained_on: set[tuple[str, str]] = set()
+        self.checksum = ""
+
+    def setup(self, stage: str) -> None:
+        """Reads, cuts and encodes the corpus once.
+
+        Raises:
+            CorpusError: the folder is not in the official layout.
+        """
+        if self.assets is not None:
+            return
+        h = self.hparams
+        root = data_root(h.root)
+        train = read_split(root, h.train_split, h.domains)
+        self.eval_examples = self._subset(self.all_eval_examples())
+        self.checksum = corpus_checksum(root, h.train_split, h.domains)
+        self.trained_on = {(example.domain, example.utterance) for example in train}
+        tokenizer = PieceTokenizer.train_sentencepiece([e.utterance for e in train], h.vocabulary, h.lowercase)
+        frames = [example.frame.decoupled() for example in train]
+        self.assets = Assets(tokenizer, Ontology.from_frames(frames), h.form)
+        sources = tokenizer.batch([e.utterance for e in train])
+        form, ids = POINTER_FORMS[h.form](), TargetIds(self.assets.ontology)
+        targets = [ids.encode(form.encode(frame, source)) for frame, source in zip(frames, sources, strict=True)]
+        self.train_corpus = EncodedCorpus([source.ids for source in sources], targets, tokenizer.pad_id)
+
+    def all_eval_examples(self) -> list[Example]:
+        """The whole eval split, whatever ``validation_rows``."""
+        return read_split(data_root(self.hparams.root), self.hparams.eval_split, self.hparams.domains)
+
+    def _subset(self, examples: Sequence[Example]) -> list[Example]:
+        limit = self.hparams.validation_rows
+        if limit is None or limit >= len(examples):
+            return list(examples)
+        chosen = np.random.default_rng(0).permutation(len(examples))[:limit]
+        return [examples[i] for i in sorted(chosen)]
+
+    @property
+    def domains(self) -> list[str]:
+        """Domains of the eval rows, sorted."""
+        return sorted({example.domain for example in self.eval_examples})
+
+    def train_dataloader(self) -> BatchStream:
+        """Batches of like lengths, resumable at any batch."""
+        assert self.train_corpus is not None
+        return BatchStream(self.train_corpus, self.hparams.batch_size, self.hparams.seed, True, *self._ranks())
+
+    def val_dataloader(self) -> RowStream:
+        """Numbers of eval rows."""
+        return RowStream(len(self.eval_examples), 512, *self._ranks())
+
+    def _ranks(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

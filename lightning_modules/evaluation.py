@@ -1,0 +1,99 @@
+"""Scoring a parser on a split, and the record that makes the figure reproducible."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from data.topv2.files import write_json, write_text
+from data.topv2.reader import Example
+from lightning_modules.metrics import FrameExactMatch, rounded
+from parsers.interface import Parser
+
+#: Utterances parsed together.
+CHUNK = 512
+
+
+def evaluate(
+    parser: Parser,
+    examples: Sequence[Example],
+    is_valid: Callable[[Any], bool] | None = None,
+    trained_on: set[tuple[str, str]] | None = None,
+    predictions: Path | str | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Parses the utterances of ``examples`` and scores the frames; gold frames are read only afterwards.
+
+    Args:
+        parser: any parser.
+        examples: rows of a split.
+        is_valid: an ontology's check, for the well-formed share.
+        trained_on: (domain, utterance) pairs of the training data, for the figure on unseen utterances.
+        predictions: file for ``domain, utterance, gold, predicted, exact`` rows, decoupled frames.
+        progress: called with the number of utterances done in each step.
+
+    Returns:
+        What :class:`lightning_modules.metrics.FrameExactMatch` computes, rounded, and ``latency_ms``, the mean
+        time an utterance took in batches of :data:`CHUNK`.
+    """
+    metric = FrameExactMatch(sorted({example.domain for example in examples}), is_valid)
+    rows = ["domain\tutterance\tgold\tpredicted\texact\n"]
+    spent = 0.0
+    for begin in range(0, len(examples), CHUNK):
+        chunk = examples[begin : begin + CHUNK]
+        clock = time.perf_counter()
+        parsed = parser.parse([example.utterance for example in chunk])
+        spent += time.perf_counter() - clock
+        frames = [hypotheses[0].frame for hypotheses in parsed]
+        gold = [example.frame for example in chunk]
+        seen = None if trained_on is None else [(example.domain, example.utterance) in trained_on for example in chunk]
+        metric.update(frames, gold, [example.domain for example in chunk], seen)
+        if predictions is not None:
+            for example, frame in zip(chunk, frames, strict=True):
+                target = example.frame.decoupled()
+                exact = int(frame == target)
+                rows.append(f"{example.domain}\t{example.utterance}\t{target}\t{frame or ''}\t{exact}\n")
+        if progress is not None:
+            progress(len(chunk))
+    if predictions is not None:
+        write_text(predictions, "".join(rows))
+    return {**rounded(metric.compute()), "latency_ms": round(1000 * spent / max(1, len(examples)), 3)}
+
+
+def environment() -> dict[str, Any]:
+    """Commit, versions and hardware, for the record beside a figure."""
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "modified": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "versions": {name: version(name) for name in ("torch", "pytorch-lightning", "transformers", "onnxruntime")},
+        "python": platform.python_version(),
+        "hardware": {"processor": _processor(), "cores": os.cpu_count(), "system": platform.system()},
+    }
+
+
+def write_record(path: Path | str, metrics: dict[str, Any], made: dict[str, Any]) -> None:
+    """Writes ``metrics.json``: the figures, how the parser was made, and the environment."""
+    made = json.loads(json.dumps({key: value for key, value in made.items() if key != "assets"}, default=str))
+    write_json(path, {**metrics, "made": made, "environment": environment()})
+
+
+def _git(*words: str) -> str:
+    try:
+        return subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

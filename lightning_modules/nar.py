@@ -1,0 +1,221 @@
+"""Training of non-autoregressive parsers: length and all positions in one pass."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from transformers import get_cosine_schedule_with_warmup
+
+from data.topv2.batches import PAD_TARGET
+from data.topv2.linearization import TargetIds
+from data.topv2.tokenization import MAX_PIECES
+from lightning_modules.datamodule import Assets, TOPv2DataModule
+from lightning_modules.losses import smoothed_nll
+from lightning_modules.metrics import FrameExactMatch
+from parsers.conv_nar.model import ConvNAR, ConvNARConfig
+from parsers.mask_predict import MASKED
+from parsers.nar import DecodingConfig, NonAutoregressiveParser
+from parsers.torch_backend import TorchBackend
+
+
+@dataclass
+class OptimizationConfig:
+    """How the parameters are fitted.
+
+    Attributes:
+        lr: peak learning rate of AdamW.
+        weight_decay: on matrices; biases and norms are spared.
+        warmup: share of the steps in which the rate rises, before it falls along a cosine to zero.
+        label_smoothing: of the token loss (paper: 0.1).
+        length_weight: weight of the length loss (paper's beta: 0.28).
+        length_smoothing: label smoothing of the length loss (paper: 0.39).
+        masking: ``everything`` hides every target position (the paper's TOP config); ``uniform`` hides a
+            uniformly drawn number of them (conditional masked training), for mask-predict.
+    """
+
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    warmup: float = 0.05
+    label_smoothing: float = 0.1
+    length_weight: float = 0.28
+    length_smoothing: float = 0.1
+    masking: str = "everything"
+
+    def __post_init__(self) -> None:
+        if self.masking not in ("everything", "uniform"):
+            raise ValueError(f"masking {self.masking!r}: 'everything' or 'uniform'")
+
+
+@dataclass
+class ConvNARTraining:
+    """Configuration groups of :class:`ConvNARModule`."""
+
+    model: ConvNARConfig = field(default_factory=ConvNARConfig)
+    decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
+
+
+class ConvNARModule(pl.LightningModule):
+    """LightConv Pointer (Babu et al. 2021) under Lightning.
+
+    Args:
+        model: sizes.
+        decoding: how validation, and later use, turns scores into frames.
+        optimization: how the parameters are fitted.
+    """
+
+    kind = "conv_nar"
+
+    def __init__(
+        self,
+        model: ConvNARConfig = ConvNARConfig(),  # noqa: B008 (LightningCLI shows the defaults)
+        decoding: DecodingConfig = DecodingConfig(),  # noqa: B008
+        optimization: OptimizationConfig = OptimizationConfig(),  # noqa: B008
+    ) -> None:
+        super().__init__()
+        if decoding.passes > 1 and not model.reads_tokens:
+            raise ValueError("decoding.passes > 1 needs model.reads_tokens: true and optimization.masking: uniform")
+        if optimization.masking == "uniform" and not model.reads_tokens:
+            raise ValueError("optimization.masking: uniform needs model.reads_tokens: true")
+        self.config, self.decoding, self.optimization = model, decoding, optimization
+        self.model: ConvNAR | None = None
+        self.assets: Assets | None = None
+        self.metric: FrameExactMatch | None = None
+
+    def configure_model(self) -> None:
+        """Builds the model once the data module knows the vocabulary and the ontology."""
+        if self.model is None:
+            datamodule = self._datamodule()
+            assert datamodule.assets is not None
+            self.build(datamodule.assets)
+            self.metric = FrameExactMatch(datamodule.domains)
+
+    def build(self, assets: Assets) -> None:
+        """Builds the model for these pieces and labels."""
+        self.assets = assets
+        size = TargetIds(assets.ontology).size
+        self.model = ConvNAR(self.config, assets.tokenizer.vocab_size, size, MAX_PIECES)
+
+    def parser(self) -> NonAutoregressiveParser:
+        """The parser that users call, over the current parameters."""
+        assert self.model is not None and self.assets is not None
+        backend, assets = TorchBackend(self.model), self.assets
+        return NonAutoregressiveParser(backend, assets.tokenizer, assets.ontology, assets.form, self.decoding)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Loss of one batch, see :meth:`data.topv2.batches.EncodedCorpus.batch`."""
+        assert self.model is not None
+        losses = self.losses(batch)
+        self.log_dict({f"train/{name}": value for name, value in losses.items()}, prog_bar=False)
+        self.log("loss", losses["loss"], prog_bar=True, logger=False)
+        return losses["loss"]
+
+    def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Token, length and total loss, each a scalar."""
+        assert self.model is not None
+        o = self.optimization
+        pieces, targets, lengths = batch["pieces"], batch["targets"], batch["lengths"]
+        mask = None if bool(batch["piece_mask"].all()) else batch["piece_mask"]
+        memory, length_scores = self.model.encode(pieces, mask)
+        tokens, scored = hide(targets, lengths, o.masking)
+        scores = self.model.decode(memory, pieces, mask, tokens, lengths)
+        allowed = None
+        if mask is not None and o.label_smoothing:
+            labels = mask.new_ones(len(mask), self.model.ontology_size)
+            allowed = torch.cat((labels, mask), dim=1)[:, None].expand_as(scores)[scored]
+        token_loss = smoothed_nll(scores[scored], targets[scored], o.label_smoothing, allowed)
+        length_loss = smoothed_nll(length_scores, lengths, o.length_smoothing)
+        return {"loss": token_loss + o.length_weight * length_loss, "tokens": token_loss, "length": length_loss}
+
+    def validation_step(self, rows: Tensor, batch_idx: int) -> None:
+        """Parses eval utterances as a user would and counts exact matches."""
+        datamodule = self._datamodule()
+        assert self.metric is not None
+        examples = [datamodule.eval_examples[row] for row in rows.tolist()]
+        parsed = self.parser().parse([example.utterance for example in examples])
+        self.metric.update(
+            [hypotheses[0].frame for hypotheses in parsed],
+            [example.frame for example in examples],
+            [example.domain for example in examples],
+            [(example.domain, example.utterance) in datamodule.trained_on for example in examples],
+        )
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the figures that people watch; all of them are written by ``evaluate``."""
+        assert self.metric is not None
+        result = self.metric.compute()
+        self.metric.reset()
+        for name in ("exact_match", "unseen_exact_match", "well_formed", "scenario_accuracy", "frame_length_accuracy", "bracket_f1"):
+            self.log(f"val/{name}", float(result[name]), prog_bar=name == "exact_match", rank_zero_only=True)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with warm-up and a cosine."""
+        o = self.optimization
+        matrices = [p for p in self.parameters() if p.ndim > 1]
+        others = [p for p in self.parameters() if p.ndim <= 1]
+        groups = [{"params": matrices, "weight_decay": o.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=o.lr, fused=True)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = get_cosine_schedule_with_warmup(optimizer, int(o.warmup * steps), steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clips the norm; Lightning's own refuses fused optimizers, for the sake of gradient scalers not used here."""
+        if gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what a parser needs besides parameters, and the state of the random generator for exact resume."""
+        assert self.assets is not None
+        checkpoint["framefill"] = {
+            "kind": self.kind,
+            "assets": self.assets.to_dict(),
+            "model": asdict(self.config),
+            "decoding": asdict(self.decoding),
+            "optimization": asdict(self.optimization),
+            "data": {"checksum": self._datamodule().checksum, **dict(self._datamodule().hparams)},
+        }
+        checkpoint["rng"] = torch.get_rng_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restores the random generator, so that a resumed training draws what the unbroken one would have."""
+        if "rng" in checkpoint:
+            self._rng = checkpoint["rng"]
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Applies the restored generator after Lightning's own start-up has drawn from it."""
+        state = self.__dict__.pop("_rng", None)
+        if state is not None:
+            torch.set_rng_state(state)
+
+    def _datamodule(self) -> TOPv2DataModule:
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(datamodule, TOPv2DataModule)
+        return datamodule
+
+
+def hide(targets: Tensor, lengths: Tensor, masking: str) -> tuple[Tensor, Tensor]:
+    """What the decoder sees of the targets, and which positions are scored.
+
+    Args:
+        targets: ``[B, T]`` ids, :data:`PAD_TARGET` after the end.
+        lengths: ``[B]``.
+        masking: see :class:`OptimizationConfig`.
+
+    Returns:
+        Input ids ``[B, T]`` (:data:`MASKED` where hidden) and a mask ``[B, T]``, True where the loss counts.
+    """
+    real = targets != PAD_TARGET
+    if masking == "everything":
+        return torch.full_like(targets, MASKED), real
+    drawn = torch.rand(targets.shape, device=targets.device).masked_fill(~real, 2.0)
+    rank = drawn.argsort(dim=1).argsort(dim=1)
+    count = (torch.rand(len(lengths), device=targets.device) * lengths).floor() + 1
+    hidden = (rank < count[:, None]) & real
+    return torch.where(hidden | ~real, MASKED, targets), hidden

@@ -1,0 +1,157 @@
+"""LightConv Pointer: encode, predict the length, decode all positions at once.
+
+Babu, Shrivastava, Aghajanyan, Aly, Fan, Ghazvininejad. NAACL 2021, arXiv 2104.04923.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from parsers.dropout import ByteDropout
+from parsers.encoders import LightConvBlock, LightConvEncoder
+from parsers.length import LengthModule
+from parsers.mask_predict import MASKED
+from parsers.pointer import PointerHead
+
+
+@dataclass
+class ConvNARConfig:
+    """Sizes of the model. The defaults are ours; ``configs/conv_nar_paper.yaml`` holds the paper's.
+
+    Attributes:
+        width: channels everywhere.
+        encoder_kernels: taps of each encoder block.
+        encoder_conv_heads: heads of the encoder's convolutions.
+        encoder_self_heads: heads of self-attention in the encoder, 0 for none.
+        encoder_feed_forward: inner width of the encoder's feed-forward parts.
+        decoder_kernels: taps of each decoder block.
+        decoder_conv_heads: heads of the decoder's convolutions.
+        decoder_self_heads: heads of self-attention in the decoder.
+        decoder_cross_heads: heads of attention to the encoder.
+        decoder_feed_forward: inner width of the decoder's feed-forward parts.
+        pointer_heads: heads of the pointer.
+        pointer_copy: ``positions`` (ours) or ``types`` (the paper).
+        length_hidden: channels of the length module.
+        length_kernels: taps of its convolutions.
+        length_pooling: ``mean`` (the paper) or ``mean_max``.
+        length_embedding: whether the decoder is told the total length at every position (ours).
+        dropout: inside blocks.
+        input_dropout: on embeddings of pieces and of target positions.
+        length_dropout: inside the length module.
+        max_length: longest target; also the number of length classes less one.
+        reads_tokens: whether the decoder reads tokens already decided, which conditional masked training and
+            mask-predict need.
+    """
+
+    width: int = 256
+    encoder_kernels: list[int] = field(default_factory=lambda: [3, 7, 15, 21])
+    encoder_conv_heads: int = 8
+    encoder_self_heads: int = 4
+    encoder_feed_forward: int = 512
+    decoder_kernels: list[int] = field(default_factory=lambda: [7, 27])
+    decoder_conv_heads: int = 8
+    decoder_self_heads: int = 4
+    decoder_cross_heads: int = 4
+    decoder_feed_forward: int = 512
+    pointer_heads: int = 8
+    pointer_copy: str = "positions"
+    length_hidden: int = 256
+    length_kernels: list[int] = field(default_factory=lambda: [3])
+    length_pooling: str = "mean_max"
+    length_embedding: bool = True
+    dropout: float = 0.2
+    input_dropout: float = 0.2
+    length_dropout: float = 0.3
+    max_length: int = 79
+    reads_tokens: bool = False
+
+
+class ConvNAR(nn.Module):
+    """The parser's mathematics; no text, no Lightning.
+
+    Args:
+        config: sizes.
+        vocabulary: pieces of the tokenizer.
+        ontology: ontology tokens.
+        max_positions: longest utterance, in pieces.
+    """
+
+    def __init__(self, config: ConvNARConfig, vocabulary: int, ontology: int, max_positions: int) -> None:
+        super().__init__()
+        c = config
+        self.config, self.ontology_size = c, ontology
+        self.encoder = LightConvEncoder(
+            vocabulary, c.width, c.encoder_kernels, c.encoder_conv_heads, c.encoder_self_heads,
+            c.encoder_feed_forward, c.dropout, c.input_dropout, max_positions,
+        )  # fmt: skip
+        self.length = LengthModule(
+            c.width, c.length_hidden, c.length_kernels, c.max_length + 1, c.length_dropout, c.length_pooling
+        )
+        self.mask_embedding = nn.Parameter(torch.randn(c.width) * 0.1)
+        self.token_embedding = nn.Embedding(ontology, c.width) if c.reads_tokens else None
+        self.copied = nn.Linear(c.width, c.width) if c.reads_tokens else None
+        self.positions = nn.Parameter(torch.randn(c.max_length, c.width))
+        self.lengths = nn.Embedding(c.max_length + 1, c.width) if c.length_embedding else None
+        self.norm = nn.LayerNorm(c.width)
+        self.dropout = ByteDropout(c.input_dropout)
+        self.blocks = nn.ModuleList(
+            LightConvBlock(
+                c.width, kernel, c.decoder_conv_heads, c.decoder_self_heads, c.decoder_cross_heads,
+                c.decoder_feed_forward, c.dropout,
+            )
+            for kernel in c.decoder_kernels
+        )  # fmt: skip
+        self.head = PointerHead(c.width, ontology, c.pointer_heads, c.pointer_copy)
+
+    def encode(self, pieces: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Utterances to states and lengths.
+
+        Args:
+            pieces: ids ``[B, S]``.
+            mask: ``[B, S]``, True at pieces; None when no row is padded.
+
+        Returns:
+            Encoder states ``[B, S, width]`` and log-probabilities of lengths ``[B, max_length + 1]``.
+        """
+        memory = self.encoder(pieces, mask)
+        return memory, self.length(memory, mask)
+
+    def decode(self, memory: Tensor, pieces: Tensor, mask: Tensor | None, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Scores all positions of the targets at once.
+
+        Args:
+            memory: encoder states ``[B, S, width]``.
+            pieces: ids ``[B, S]``.
+            mask: ``[B, S]``, True at pieces, or None.
+            tokens: target ids ``[B, T]``, :data:`MASKED` where not decided; only their shape is read unless
+                ``reads_tokens``.
+            lengths: ``[B]`` tokens of each target, at most ``T``.
+
+        Returns:
+            ``[B, T, ontology + S]`` log-probabilities.
+        """
+        steps = torch.arange(tokens.shape[1], device=tokens.device)
+        target_mask = steps[None, :] < lengths[:, None]
+        x = self.mask_embedding + self.positions[: tokens.shape[1]]
+        if self.token_embedding is not None and self.copied is not None:
+            last = memory.shape[1] - 1
+            places = (tokens - self.ontology_size).clamp(0, last)
+            copies = self.copied(memory).gather(1, places[:, :, None].expand(-1, -1, memory.shape[2]))
+            known = torch.where(
+                (tokens >= self.ontology_size)[:, :, None],
+                copies,
+                self.token_embedding(tokens.clamp(0, self.ontology_size - 1)).to(copies.dtype),
+            )
+            x = torch.where((tokens == MASKED)[:, :, None], x[None].to(known.dtype), known + self.positions[: tokens.shape[1]])
+        else:
+            x = x[None].expand(tokens.shape[0], -1, -1)
+        if self.lengths is not None:
+            x = x + self.lengths(lengths)[:, None, :]
+        x = self.dropout(self.norm(x))
+        readable = None if mask is None else mask[:, None, None, :]
+        for block in self.blocks:
+            x = block(x, target_mask, memory, readable)
+        return self.head(x, memory, readable, pieces)

@@ -1,0 +1,201 @@
+"""Blocks and encoders that the parsers share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 (torch's own convention)
+
+from parsers.dropout import ByteDropout
+
+
+class LightweightConv(nn.Module):
+    """Lightweight convolution over time (Wu et al. 2019; Babu et al. 2021): depthwise, weights shared within heads.
+
+    Utterances are short and kernels long, so most taps of a sliding kernel would meet padding. The kernel is
+    therefore laid out as a banded ``T x T`` matrix for each head and applied as one batched matrix product,
+    whose cost does not grow with the kernel.
+
+    Args:
+        width: channels.
+        heads: groups of channels that share a kernel.
+        kernel: taps, odd; not causal.
+    """
+
+    def __init__(self, width: int, heads: int, kernel: int) -> None:
+        super().__init__()
+        if kernel % 2 == 0 or width % heads:
+            raise ValueError(f"kernel {kernel} must be odd and width {width} a multiple of heads {heads}")
+        self.heads, self.kernel = heads, kernel
+        # One more column, always zero, stands for every pair of positions that the kernel does not reach.
+        self.weight = nn.Parameter(torch.empty(heads, kernel))
+        self.bias = nn.Parameter(torch.zeros(width))
+        nn.init.normal_(self.weight, std=1 / math.sqrt(kernel))
+        with torch.no_grad():
+            self.weight[:, kernel // 2] += 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, T, width]`` to the same shape; padding must already be zero."""
+        batch, length, width = x.shape
+        positions = torch.arange(length, device=x.device)
+        taps = positions[None, :] - positions[:, None] + self.kernel // 2
+        reached = (taps >= 0) & (taps < self.kernel)
+        band = self.weight[:, taps.clamp(0, self.kernel - 1)] * reached
+        heads = x.view(batch, length, self.heads, width // self.heads).transpose(1, 2)
+        return torch.matmul(band.to(x.dtype), heads).transpose(1, 2).reshape(batch, length, width) + self.bias
+
+
+class Attention(nn.Module):
+    """Multi-head attention (Vaswani et al. 2017) without dropout on its weights.
+
+    Args:
+        width: channels of queries and output.
+        heads: attention heads.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} must be a multiple of heads {heads}")
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, memory: Tensor, mask: Tensor | None) -> Tensor:
+        """Attends from ``x`` to ``memory``.
+
+        Args:
+            x: ``[B, T, width]``.
+            memory: ``[B, S, width]``; pass ``x`` itself for self-attention.
+            mask: ``[B, 1, 1, S]``, True where memory may be read, or None for everywhere.
+
+        Returns:
+            ``[B, T, width]``.
+        """
+        batch, length, width = x.shape
+
+        def split(y: Tensor) -> Tensor:
+            return y.view(batch, -1, self.heads, width // self.heads).transpose(1, 2)
+
+        key, value = self.key_value(memory).chunk(2, dim=-1)
+        # Written out: at ten positions the fused kernel's backward pass takes longer on a CPU than all else here.
+        logits = torch.matmul(split(self.query(x)), split(key).transpose(2, 3)) * (width // self.heads) ** -0.5
+        if mask is not None:
+            logits = logits.masked_fill(~mask, -1e4)
+        attended = torch.matmul(F.softmax(logits, dim=-1), split(value))
+        return self.out(attended.transpose(1, 2).reshape(batch, length, width))
+
+
+class LightConvBlock(nn.Module):
+    """One block of encoder or decoder: GLU and lightweight convolution, optional attention, feed-forward.
+
+    Post-norm, as in the paper's code. Self-attention stands before the convolution, attention to the encoder
+    after it.
+
+    Args:
+        width: channels.
+        kernel: taps of the convolution.
+        conv_heads: heads of the convolution.
+        self_heads: heads of self-attention, 0 for none.
+        cross_heads: heads of attention to the encoder's states, 0 for none (an encoder's block).
+        feed_forward: inner width of the feed-forward part.
+        dropout: on the output of each part.
+    """
+
+    def __init__(
+        self, width: int, kernel: int, conv_heads: int, self_heads: int, cross_heads: int, feed_forward: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.self_attention = Attention(width, self_heads) if self_heads else None
+        self.cross_attention = Attention(width, cross_heads) if cross_heads else None
+        self.gate = nn.Linear(width, 2 * width)
+        self.conv = LightweightConv(width, conv_heads, kernel)
+        self.mix = nn.Linear(width, width)
+        self.inner = nn.Linear(width, feed_forward)
+        self.outer = nn.Linear(feed_forward, width)
+        self.dropout = ByteDropout(dropout)
+        self.norm_self = nn.LayerNorm(width) if self_heads else None
+        self.norm_conv = nn.LayerNorm(width)
+        self.norm_cross = nn.LayerNorm(width) if cross_heads else None
+        self.norm_feed = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, mask: Tensor | None, memory: Tensor | None = None, memory_mask: Tensor | None = None) -> Tensor:
+        """``[B, T, width]`` to the same shape.
+
+        Args:
+            x: states.
+            mask: ``[B, T]`` True at tokens, or None where there is no padding.
+            memory: ``[B, S, width]`` encoder states, for a decoder's block.
+            memory_mask: ``[B, 1, 1, S]`` True at pieces, or None.
+        """
+        if self.self_attention is not None and self.norm_self is not None:
+            read = None if mask is None else mask[:, None, None, :]
+            x = self.norm_self(x + self.dropout(self.self_attention(x, x, read)))
+        hidden = F.glu(self.gate(x), dim=-1)
+        if mask is not None:
+            hidden = hidden * mask[:, :, None].to(hidden.dtype)
+        x = self.norm_conv(x + self.dropout(self.mix(self.conv(hidden))))
+        if self.cross_attention is not None and self.norm_cross is not None:
+            assert memory is not None
+            x = self.norm_cross(x + self.dropout(self.cross_attention(x, memory, memory_mask)))
+        return self.norm_feed(x + self.dropout(self.outer(F.relu(self.inner(x)))))
+
+
+def sinusoids(length: int, width: int) -> Tensor:
+    """Sinusoidal positions ``[length, width]`` (Vaswani et al. 2017, section 3.5)."""
+    rates = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000) / width))
+    angles = torch.arange(length)[:, None] * rates[None, :]
+    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)
+
+
+class LightConvEncoder(nn.Module):
+    """Embeddings with sinusoidal and learned positions ("hybrid"), then lightweight convolution blocks.
+
+    Args:
+        vocabulary: number of pieces.
+        width: channels.
+        kernels: taps of each block.
+        conv_heads: heads of the convolutions.
+        self_heads: heads of self-attention in each block, 0 for none.
+        feed_forward: inner width of the feed-forward parts.
+        dropout: inside the blocks.
+        input_dropout: on the embeddings.
+        max_positions: longest utterance, in pieces.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        width: int,
+        kernels: Sequence[int],
+        conv_heads: int,
+        self_heads: int,
+        feed_forward: int,
+        dropout: float,
+        input_dropout: float,
+        max_positions: int,
+    ) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, width)
+        nn.init.normal_(self.embedding.weight, std=width**-0.5)
+        self.scale = math.sqrt(width)
+        self.positions = nn.Parameter(torch.zeros(max_positions, width))
+        self.register_buffer("sinusoids", sinusoids(max_positions, width), persistent=False)
+        self.norm = nn.LayerNorm(width)
+        self.dropout = ByteDropout(input_dropout)
+        self.blocks = nn.ModuleList(
+            LightConvBlock(width, kernel, conv_heads, self_heads, 0, feed_forward, dropout) for kernel in kernels
+        )
+
+    def forward(self, pieces: Tensor, mask: Tensor | None) -> Tensor:
+        """Piece ids ``[B, S]`` to states ``[B, S, width]``; ``mask`` ``[B, S]`` is True at pieces, None without padding."""
+        length = pieces.shape[1]
+        x = self.embedding(pieces) * self.scale + self.positions[:length] + self.sinusoids[:length]
+        x = self.dropout(self.norm(x))
+        for block in self.blocks:
+            x = block(x, mask)
+        return x

@@ -1,0 +1,59 @@
+"""How many tokens the frame will have: the length module and its beam."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from parsers.dropout import ByteDropout
+from parsers.encoders import LightweightConv
+
+
+def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean over time of ``[B, S, width]`` at the positions where ``mask`` ``[B, S]`` is True (None: everywhere)."""
+    if mask is None:
+        return x.mean(dim=1)
+    weight = mask[:, :, None].to(x.dtype)
+    return (x * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
+
+
+class LengthModule(nn.Module):
+    """Convolutions, pooling, and one class for each length (Babu et al. 2021, length module).
+
+    Args:
+        width: channels of the encoder's states.
+        hidden: channels inside.
+        kernels: taps of each convolution; none gives the paper's plain variant (pooling and a perceptron).
+        classes: lengths told apart, ``0 .. classes - 1``.
+        dropout: inside.
+        pooling: ``"mean"`` as in the paper, or ``"mean_max"``, which adds the largest value of each channel, so
+            that one word that asks for one more slot is not averaged away.
+    """
+
+    def __init__(self, width: int, hidden: int, kernels: list[int], classes: int, dropout: float, pooling: str = "mean") -> None:
+        super().__init__()
+        if pooling not in ("mean", "mean_max"):
+            raise ValueError(f"length pooling {pooling!r}: 'mean' or 'mean_max'")
+        self.classes, self.pooling = classes, pooling
+        self.enter = nn.Linear(width, hidden)
+        self.gates = nn.ModuleList(nn.Linear(hidden, 2 * hidden) for _ in kernels)
+        self.convs = nn.ModuleList(LightweightConv(hidden, 4, kernel) for kernel in kernels)
+        self.dropout = ByteDropout(dropout)
+        self.out = nn.Linear(hidden * (2 if pooling == "mean_max" else 1), classes)
+
+    def forward(self, memory: Tensor, mask: Tensor | None) -> Tensor:
+        """Encoder states ``[B, S, width]`` to log-probabilities of lengths ``[B, classes]``."""
+        x = self.enter(memory)
+        for gate, conv in zip(self.gates, self.convs, strict=True):
+            hidden = F.glu(gate(self.dropout(x)), dim=-1)
+            if mask is not None:
+                hidden = hidden * mask[:, :, None].to(hidden.dtype)
+            x = x + conv(hidden)
+        x = F.relu(x)
+        pooled = masked_mean(x, mask)
+        if self.pooling == "mean_max":
+            # After the ReLU nothing is below zero, so zeroed padding never wins the maximum.
+            peak = x if mask is None else x * mask[:, :, None].to(x.dtype)
+            pooled = torch.cat((pooled, peak.amax(dim=1)), dim=-1)
+        return F.log_softmax(self.out(self.dropout(pooled)).float(), dim=-1)

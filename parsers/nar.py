@@ -1,0 +1,157 @@
+"""Parsing with a non-autoregressive model: length beam, joint scoring, constrained decoding.
+
+The arithmetic is behind :class:`Backend`; torch implements it for checkpoints and onnxruntime for bundles, so
+both parse by the very same code. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol
+
+import numpy as np
+
+from data.topv2.errors import FrameError
+from data.topv2.linearization import POINTER_FORMS, TargetIds
+from data.topv2.ontology import Ontology
+from data.topv2.tokenization import PieceTokenizer, Source
+from parsers.constrained import Decoded, Grammar, Lengths, decode, greedy
+from parsers.interface import Hypothesis
+from parsers.mask_predict import refine
+
+#: Utterances that are encoded together.
+CHUNK = 256
+
+
+@dataclass
+class DecodingConfig:
+    """How scores become frames.
+
+    Attributes:
+        length_beam: lengths that compete (the paper uses 1, 3 or 5).
+        passes: mask-predict passes; 1 decides all positions at once.
+        constrained: search among well-formed frames; False takes the best token of every position.
+        length_weight: weight of the length's log-probability beside the tokens'.
+    """
+
+    length_beam: int = 5
+    passes: int = 1
+    constrained: bool = True
+    length_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.length_beam < 1 or self.passes < 1:
+            raise ValueError(f"length_beam {self.length_beam} and passes {self.passes} must be at least 1")
+
+
+class Backend(Protocol):
+    """A model's two halves, on numpy arrays."""
+
+    def encode(self, pieces: np.ndarray, mask: np.ndarray) -> tuple[Any, np.ndarray]:
+        """``[B, S]`` ids and mask to encoder states (of the backend's own type) and ``[B, C]`` length log-probabilities."""
+        ...
+
+    def decode(
+        self, memory: Any, rows: np.ndarray, pieces: np.ndarray, mask: np.ndarray, tokens: np.ndarray, lengths: np.ndarray
+    ) -> np.ndarray:
+        """Scores targets ``[N, T]`` (of ``lengths [N]``) over the utterances ``rows [N]`` of the batch: ``[N, T, V + S]``."""
+        ...
+
+
+class NonAutoregressiveParser:
+    """Implements :class:`parsers.interface.Parser` over a backend.
+
+    Args:
+        backend: the model.
+        tokenizer: cuts utterances.
+        ontology: labels and nesting.
+        form: name in :data:`data.topv2.linearization.POINTER_FORMS`.
+        config: how to decode.
+    """
+
+    def __init__(self, backend: Backend, tokenizer: PieceTokenizer, ontology: Ontology, form: str, config: DecodingConfig) -> None:
+        self.backend, self.tokenizer, self.ontology, self.config = backend, tokenizer, ontology, config
+        self.form = POINTER_FORMS[form]()
+        self.ids = TargetIds(ontology)
+        self.grammar = Grammar(ontology, form)
+
+    def parse(self, utterances: Sequence[str], n_best: int = 1) -> list[list[Hypothesis]]:
+        """See :class:`parsers.interface.Parser`."""
+        sources = self.tokenizer.batch(list(utterances))
+        order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
+        parsed: list[list[Hypothesis]] = [[] for _ in sources]
+        for begin in range(0, len(order), CHUNK):
+            chosen = order[begin : begin + CHUNK]
+            for i, hypotheses in zip(chosen, self._parse([sources[i] for i in chosen], n_best), strict=True):
+                parsed[i] = hypotheses
+        return parsed
+
+    def _parse(self, sources: list[Source], n_best: int) -> Iterator[list[Hypothesis]]:
+        pieces, mask = pad(sources, self.tokenizer.pad_id)
+        memory, priors = self.backend.encode(pieces, mask)
+        beam = min(self.config.length_beam, priors.shape[1] - 1)
+        # Length 0 spells nothing, so its class does not compete.
+        ranked = np.argsort(-priors[:, 1:], axis=1, kind="stable")[:, : beam + 1] + 1
+        prior = np.take_along_axis(priors, ranked, axis=1) * self.config.length_weight
+        candidates: list[list[Lengths]] = [[] for _ in sources]
+
+        def score(rows: np.ndarray, columns: slice) -> None:
+            chosen = ranked[rows, columns]
+            width = chosen.shape[1]
+            flat_rows, lengths = np.repeat(rows, width), chosen.reshape(-1)
+            scores = refine(
+                lambda tokens: self.backend.decode(memory, flat_rows, pieces, mask, tokens, lengths),
+                lengths,
+                self.config.passes,
+            )
+            for k, (row, length) in enumerate(zip(flat_rows.tolist(), lengths.tolist(), strict=True)):
+                table = scores[k, :length, : self.ids.size + len(sources[row])].tolist()
+                column = len(candidates[row])
+                candidates[row].append(Lengths(float(prior[row, column]), table))
+
+        everything = np.arange(len(sources))
+        wide = n_best > 1
+        score(everything, slice(0, beam if wide else 1))
+        found = [self._best(candidates[row], sources[row], n_best) for row in everything]
+        if not wide and beam > 1:
+            # No token has a log-probability above 0, so a length whose prior is below a finished frame can't win.
+            behind = [row for row in everything if prior[row, 1] > found[row][0].score]
+            if behind:
+                score(np.array(behind), slice(1, beam))
+                for row in behind:
+                    found[row] = self._best(candidates[row], sources[row], n_best)
+        for row, decoded in enumerate(found):
+            yield [self._hypothesis(d, sources[row], ranked[row], prior[row]) for d in decoded]
+
+    def _best(self, candidates: list[Lengths], source: Source, n_best: int) -> list[Decoded]:
+        if not self.config.constrained:
+            return [greedy(candidates)]
+        return list(islice(decode(self.grammar, candidates, len(source)), n_best))
+
+    def _hypothesis(self, decoded: Decoded, source: Source, lengths: np.ndarray, priors: np.ndarray) -> Hypothesis:
+        tokens = self.ids.decode(decoded.ids)
+        trace = {
+            "tokens": tokens,
+            "pieces": [source.text[a:b] for a, b in zip(source.starts, source.ends, strict=True)],
+            "lengths": [[int(length), float(prior)] for length, prior in zip(lengths, priors, strict=True)],
+        }
+        try:
+            frame = self.form.decode(tokens, source)
+        except FrameError:
+            if self.config.constrained:
+                raise
+            frame = None
+        return Hypothesis(frame, decoded.score, trace)
+
+
+def pad(sources: Sequence[Source], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """Piece ids ``[B, S]`` and their mask, True at pieces."""
+    width = max(len(source) for source in sources)
+    pieces = np.full((len(sources), width), pad_id, dtype=np.int64)
+    mask = np.zeros((len(sources), width), dtype=bool)
+    for row, source in enumerate(sources):
+        pieces[row, : len(source)] = source.ids
+        mask[row, : len(source)] = True
+    return pieces, mask

@@ -1,0 +1,71 @@
+"""The torch side of :class:`parsers.nar.Backend`."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class NARModel(Protocol):
+    """What a non-autoregressive ``nn.Module`` offers: see :class:`parsers.conv_nar.model.ConvNAR`."""
+
+    def encode(self, pieces: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """States ``[B, S, width]`` and length log-probabilities ``[B, C]``."""
+        ...
+
+    def decode(self, memory: Tensor, pieces: Tensor, mask: Tensor | None, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Log-probabilities ``[B, T, V + S]``."""
+        ...
+
+
+class TorchBackend:
+    """Runs a model without gradients in evaluation mode, wherever its parameters are.
+
+    Args:
+        model: the parser's module.
+    """
+
+    def __init__(self, model: NARModel) -> None:
+        self.model = model
+
+    @torch.inference_mode()
+    def encode(self, pieces: np.ndarray, mask: np.ndarray) -> tuple[Tensor, np.ndarray]:
+        """See :class:`parsers.nar.Backend`."""
+        assert isinstance(self.model, torch.nn.Module)
+        training = self.model.training
+        self.model.eval()
+        try:
+            memory, lengths = self.model.encode(self._tensor(pieces), self._mask(mask))
+        finally:
+            self.model.train(training)
+        return memory, lengths.float().cpu().numpy()
+
+    @torch.inference_mode()
+    def decode(
+        self, memory: Tensor, rows: np.ndarray, pieces: np.ndarray, mask: np.ndarray, tokens: np.ndarray, lengths: np.ndarray
+    ) -> np.ndarray:
+        """See :class:`parsers.nar.Backend`."""
+        assert isinstance(self.model, torch.nn.Module)
+        training = self.model.training
+        self.model.eval()
+        try:
+            scores = self.model.decode(
+                memory[self._tensor(rows)],
+                self._tensor(pieces[rows]),
+                self._mask(mask[rows]),
+                self._tensor(tokens),
+                self._tensor(lengths),
+            )
+        finally:
+            self.model.train(training)
+        return scores.float().cpu().numpy()
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        assert isinstance(self.model, torch.nn.Module)
+        return torch.from_numpy(array).to(next(self.model.parameters()).device)
+
+    def _mask(self, mask: np.ndarray) -> Tensor | None:
+        return None if mask.all() else self._tensor(mask)

@@ -1,0 +1,1 @@
+"""What people run. ``scripts.cli`` is the installed command; the other scripts call the same functions."""
