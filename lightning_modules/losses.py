@@ -16,13 +16,13 @@ def smoothed_nll(log_probs: Tensor, target: Tensor, smoothing: float, allowed: T
         allowed: ``[N, K]`` True at classes that exist for the row (a padded piece does not); None for all.
 
     Returns:
-        Mean over the ``N`` rows, a scalar.
+        ``[N]``.
     """
     nll = -log_probs.gather(1, target[:, None])[:, 0]
     if smoothing == 0:
-        return nll.mean()
+        return nll
     if allowed is None:
         uniform = -log_probs.mean(dim=1)
     else:
         uniform = -torch.where(allowed, log_probs, log_probs.new_zeros(())).sum(dim=1) / allowed.sum(dim=1)
-    return ((1 - smoothing) * nll + smoothing * uniform).mean()
+    return (1 - smoothing) * nll + smoothing * uniform

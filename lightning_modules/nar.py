@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import get_cosine_schedule_with_warmup
 
-from data.topv2.batches import PAD_TARGET
+from data.topv2.batches import PAD_TARGET, Batch
 from data.topv2.linearization import TargetIds
 from data.topv2.tokenization import MAX_PIECES
 from lightning_modules.datamodule import Assets, TOPv2DataModule
@@ -106,29 +106,34 @@ class ConvNARModule(pl.LightningModule):
         backend, assets = TorchBackend(self.model), self.assets
         return NonAutoregressiveParser(backend, assets.tokenizer, assets.ontology, assets.form, self.decoding)
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Loss of one batch, see :meth:`data.topv2.batches.EncodedCorpus.batch`."""
-        assert self.model is not None
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of one batch."""
         losses = self.losses(batch)
         self.log_dict({f"train/{name}": value for name, value in losses.items()}, prog_bar=False)
         self.log("loss", losses["loss"], prog_bar=True, logger=False)
         return losses["loss"]
 
-    def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Token, length and total loss, each a scalar."""
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Token, length and total loss, each a scalar; tokens weigh the same whichever group they are in."""
         assert self.model is not None
         o = self.optimization
-        pieces, targets, lengths = batch["pieces"], batch["targets"], batch["lengths"]
-        mask = None if bool(batch["piece_mask"].all()) else batch["piece_mask"]
-        memory, length_scores = self.model.encode(pieces, mask)
-        tokens, scored = hide(targets, lengths, o.masking)
-        scores = self.model.decode(memory, pieces, mask, tokens, lengths)
-        allowed = None
-        if mask is not None and o.label_smoothing:
-            labels = mask.new_ones(len(mask), self.model.ontology_size)
-            allowed = torch.cat((labels, mask), dim=1)[:, None].expand_as(scores)[scored]
-        token_loss = smoothed_nll(scores[scored], targets[scored], o.label_smoothing, allowed)
-        length_loss = smoothed_nll(length_scores, lengths, o.length_smoothing)
+        memory, length_scores = self.model.encode(batch.pieces, batch.mask)
+        total, count, start = memory.new_zeros((), dtype=torch.float32), 0, 0
+        for targets in batch.targets:
+            part = slice(start, start + len(targets))
+            start += len(targets)
+            pieces, lengths = batch.pieces[part], batch.lengths[part]
+            mask = None if batch.mask is None else batch.mask[part]
+            tokens, scored = hide(targets, lengths, o.masking)
+            scores = self.model.decode(memory[part], pieces, mask, tokens, lengths)
+            allowed = None
+            if mask is not None and o.label_smoothing:
+                labels = mask.new_ones(len(mask), self.model.ontology_size)
+                allowed = torch.cat((labels, mask), dim=1)[:, None].expand_as(scores)[scored]
+            total = total + smoothed_nll(scores[scored], targets[scored], o.label_smoothing, allowed).sum()
+            count += int(scored.sum())
+        token_loss = total / count
+        length_loss = smoothed_nll(length_scores, batch.lengths, o.length_smoothing).mean()
         return {"loss": token_loss + o.length_weight * length_loss, "tokens": token_loss, "length": length_loss}
 
     def validation_step(self, rows: Tensor, batch_idx: int) -> None:

@@ -30,7 +30,6 @@ class LightweightConv(nn.Module):
         if kernel % 2 == 0 or width % heads:
             raise ValueError(f"kernel {kernel} must be odd and width {width} a multiple of heads {heads}")
         self.heads, self.kernel = heads, kernel
-        # One more column, always zero, stands for every pair of positions that the kernel does not reach.
         self.weight = nn.Parameter(torch.empty(heads, kernel))
         self.bias = nn.Parameter(torch.zeros(width))
         nn.init.normal_(self.weight, std=1 / math.sqrt(kernel))

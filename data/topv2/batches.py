@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+#: Fewest rows that are decoded by themselves.
+GROUP = 16
 #: Label of padded target positions, the value that torch losses ignore.
 PAD_TARGET = -100
+
+
+class Batch(NamedTuple):
+    """Rows of about one source length and of all target lengths.
+
+    Every batch holds short and long targets as the corpus does, or the length module would be pulled to another
+    length at every step; and targets are split by length, so that they are decoded with next to no padding.
+
+    Attributes:
+        pieces: ``[B, S]`` piece ids.
+        mask: ``[B, S]`` True at pieces, None when no row is padded.
+        lengths: ``[B]`` lengths of the targets, ascending.
+        targets: consecutive groups of the rows, ``[G, T]`` each, :data:`PAD_TARGET` after the end.
+    """
+
+    pieces: Tensor
+    mask: Tensor | None
+    lengths: Tensor
+    targets: list[Tensor]
 
 
 class EncodedCorpus:
@@ -32,22 +53,18 @@ class EncodedCorpus:
     def __len__(self) -> int:
         return len(self.source_lengths)
 
-    def batch(self, rows: np.ndarray) -> dict[str, Tensor]:
-        """The rows as padded tensors.
-
-        Returns:
-            ``pieces [B, S]``, ``piece_mask [B, S]`` (bool), ``targets [B, T]`` (:data:`PAD_TARGET` after the end),
-            ``lengths [B]``, ``rows [B]``.
-        """
+    def batch(self, rows: np.ndarray) -> Batch:
+        """The rows as tensors, sorted by the length of their targets."""
+        rows = rows[np.argsort(self.target_lengths[rows], kind="stable")]
         pieces, mask = _gather(self.source, self.source_ends, self.source_lengths, rows, self.pad_id)
-        targets, _ = _gather(self.target, self.target_ends, self.target_lengths, rows, PAD_TARGET)
-        return {
-            "pieces": torch.from_numpy(pieces),
-            "piece_mask": torch.from_numpy(mask),
-            "targets": torch.from_numpy(targets),
-            "lengths": torch.from_numpy(self.target_lengths[rows]),
-            "rows": torch.from_numpy(rows),
-        }
+        lengths = self.target_lengths[rows]
+        targets = [
+            torch.from_numpy(_gather(self.target, self.target_ends, self.target_lengths, rows[part], PAD_TARGET)[0])
+            for part in groups(lengths)
+        ]
+        return Batch(
+            torch.from_numpy(pieces), None if mask.all() else torch.from_numpy(mask), torch.from_numpy(lengths), targets
+        )
 
 
 class BatchStream:
@@ -91,8 +108,7 @@ class BatchStream:
         corpus = self.corpus
         rng = np.random.default_rng((self.seed, self.epoch))
         noise = rng.random(len(corpus)) if self.shuffle else np.arange(len(corpus))
-        # Targets come in few lengths and sources in many, so grouping by target first leaves the least padding.
-        order = np.lexsort((noise, corpus.source_lengths, corpus.target_lengths))
+        order = np.lexsort((noise, corpus.source_lengths))
         batches = np.split(order, range(self.batch_size, len(order), self.batch_size))
         if self.shuffle:
             batches = [batches[i] for i in rng.permutation(len(batches))]
@@ -109,12 +125,24 @@ class BatchStream:
 
     def padding(self) -> float:
         """Share of token places, pieces and targets together, that one epoch spends on padding."""
-        used = int(self.corpus.source_lengths.sum() + self.corpus.target_lengths.sum())
-        spent = sum(
-            len(rows) * int(self.corpus.source_lengths[rows].max() + self.corpus.target_lengths[rows].max())
-            for rows in self._batches()
-        )
+        used = spent = 0
+        for rows in self._batches():
+            batch = self.corpus.batch(rows)
+            used += int(self.corpus.source_lengths[rows].sum() + batch.lengths.sum())
+            spent += batch.pieces.numel() + sum(target.numel() for target in batch.targets)
         return 1 - used / spent
+
+
+def groups(lengths: np.ndarray) -> list[slice]:
+    """Consecutive parts of ascending lengths: one for each length, small ones joined to the next longer."""
+    ends = [int(end) for end in np.flatnonzero(np.diff(lengths)) + 1]
+    parts: list[slice] = []
+    start = 0
+    for end in ends:
+        if end - start >= GROUP:
+            parts.append(slice(start, end))
+            start = end
+    return [*parts, slice(start, len(lengths))]
 
 
 def _flatten(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
