@@ -19,6 +19,8 @@ from data.topv2.frame import Frame
 DOMAINS = ("alarm", "event", "messaging", "music", "navigation", "reminder", "timer", "weather")
 SPLITS = ("train", "eval", "test")
 HEADER = ("domain", "utterance", "semantic_parse")
+#: The official low-resource files name the third column otherwise.
+HEADERS = (HEADER, ("domain", "utterance", "seqlogical"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,7 @@ def read_file(path: Path | str) -> list[Example]:
         lines.pop()
     if not lines:
         raise CorpusError("E207", "the file is empty.", where=str(path), remedy="It may be truncated; fetch it again.")
-    if tuple(lines[0].rstrip("\r").split("\t")) != HEADER:
+    if tuple(lines[0].rstrip("\r").split("\t")) not in HEADERS:
         raise CorpusError(
             "E208",
             f"the header is {lines[0][:60]!r}.",
