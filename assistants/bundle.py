@@ -37,14 +37,29 @@ class Bundle:
             try:
                 self._zip = zipfile.ZipFile(self.path)
             except (zipfile.BadZipFile, OSError) as error:
-                raise BundleError("E321", f"neither a bundle folder nor a readable zip ({error}).", where=str(path), remedy="Copy it again.") from error
+                raise BundleError(
+                    "E321",
+                    f"neither a bundle folder nor a readable zip ({error}).",
+                    where=str(path),
+                    remedy="Copy it again.",
+                ) from error
         try:
             self.manifest: dict[str, Any] = json.loads(self._raw(MANIFEST))
             version, self._sums = self.manifest["format"], self.manifest["files"]
         except (ValueError, KeyError, TypeError) as error:
-            raise BundleError("E322", f"the manifest cannot be read ({error!r}).", where=str(self.path / MANIFEST), remedy="Copy or export the bundle again.") from error
+            raise BundleError(
+                "E322",
+                f"the manifest cannot be read ({error!r}).",
+                where=str(self.path / MANIFEST),
+                remedy="Copy or export the bundle again.",
+            ) from error
         if version != FORMAT:
-            raise BundleError("E323", f"bundle format {version!r}, this framefill reads {FORMAT}.", where=str(path), remedy="Export again with this version.")
+            raise BundleError(
+                "E323",
+                f"bundle format {version!r}, this framefill reads {FORMAT}.",
+                where=str(path),
+                remedy="Export again with this version.",
+            )
 
     def has(self, name: str) -> bool:
         """Whether the manifest lists the file."""
@@ -57,10 +72,20 @@ class Bundle:
             BundleError: the file is missing or is not what the manifest says.
         """
         if not self.has(name):
-            raise BundleError("E324", f"the bundle has no {name}.", where=str(self.path), remedy=f"It holds {', '.join(sorted(self._sums))}.")
+            raise BundleError(
+                "E324",
+                f"the bundle has no {name}.",
+                where=str(self.path),
+                remedy=f"It holds {', '.join(sorted(self._sums))}.",
+            )
         content = self._raw(name)
         if hashlib.sha256(content).hexdigest() != self._sums[name]:
-            raise BundleError("E325", "the content is not what the manifest's checksum says.", where=str(self.path / name), remedy="The file is corrupted; copy or export the bundle again.")
+            raise BundleError(
+                "E325",
+                "the content is not what the manifest's checksum says.",
+                where=str(self.path / name),
+                remedy="The file is corrupted; copy or export the bundle again.",
+            )
         return content
 
     def _raw(self, name: str) -> bytes:
@@ -69,4 +94,9 @@ class Bundle:
                 return self._zip.read(name)
             return (self.path / name).read_bytes()
         except (OSError, KeyError, zipfile.BadZipFile) as error:
-            raise BundleError("E326", f"cannot be read ({error}).", where=str(self.path / name), remedy="Copy or export the bundle again.") from error
+            raise BundleError(
+                "E326",
+                f"cannot be read ({error}).",
+                where=str(self.path / name),
+                remedy="Copy or export the bundle again.",
+            ) from error

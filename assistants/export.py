@@ -73,7 +73,11 @@ def export(
     out = Path(out)
     unknown = set(precisions) - set(runtime.PRECISIONS)
     if unknown or not precisions:
-        raise UsageError("E430", f"precision {', '.join(sorted(unknown)) or '(none)'} is not known.", remedy="Use fp32, int8 or both.")
+        raise UsageError(
+            "E430",
+            f"precision {', '.join(sorted(unknown)) or '(none)'} is not known.",
+            remedy="Use fp32, int8 or both.",
+        )
     module, made = load_module(checkpoint)
     assert module.model is not None and module.assets is not None
     folder = out.with_suffix("") if out.suffix == ".zip" else out
@@ -117,8 +121,10 @@ def _graphs(model: ConvNAR, paths: dict[str, Path]) -> None:
     """Exports both halves with dynamic batch and lengths."""
     pieces, mask, tokens, lengths = _sample(model)
     memory, _ = model.encode(pieces, mask)
-    batch, source, target = (torch.export.Dim(name, min=1, max=limit) for name, limit in
-                             (("batch", 4096), ("source", 512), ("target", model.config.max_length)))
+    batch, source, target = (
+        torch.export.Dim(name, min=1, max=limit)
+        for name, limit in (("batch", 4096), ("source", 512), ("target", model.config.max_length))
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -134,7 +140,9 @@ def _graphs(model: ConvNAR, paths: dict[str, Path]) -> None:
                 dynamic_shapes=shapes, dynamo=True, verbose=False, optimize=True,
             )  # fmt: skip
             assert program is not None
-            write_bytes(paths[outputs[0] == "memory" and "encoder" or "decoder"], program.model_proto.SerializeToString())
+            write_bytes(
+                paths[outputs[0] == "memory" and "encoder" or "decoder"], program.model_proto.SerializeToString()
+            )
 
 
 def _sample(model: ConvNAR, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -166,7 +174,11 @@ def _compare(model: ConvNAR, paths: dict[str, Path]) -> float:
         for row, length in enumerate(arrays[3]):
             worst = max(worst, float(np.abs(found[row, :length] - scores[row, :length].numpy()).max()))
     if not worst <= TOLERANCE:
-        raise BundleError("E330", f"the ONNX graphs differ from torch by {worst:.2g} in a log-probability; {TOLERANCE} is accepted.", remedy="Do not ship this bundle; report the versions of torch and onnxruntime.")
+        raise BundleError(
+            "E330",
+            f"the ONNX graphs differ from torch by {worst:.2g} in a log-probability; {TOLERANCE} is accepted.",
+            remedy="Do not ship this bundle; report the versions of torch and onnxruntime.",
+        )
     return worst
 
 

@@ -50,7 +50,13 @@ class OnnxBackend:
         return memory, lengths
 
     def decode(
-        self, memory: Any, rows: np.ndarray, pieces: np.ndarray, mask: np.ndarray, tokens: np.ndarray, lengths: np.ndarray
+        self,
+        memory: Any,
+        rows: np.ndarray,
+        pieces: np.ndarray,
+        mask: np.ndarray,
+        tokens: np.ndarray,
+        lengths: np.ndarray,
     ) -> np.ndarray:
         """See :class:`parsers.nar.Backend`."""
         given = {

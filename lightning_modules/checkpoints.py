@@ -23,16 +23,30 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise BundleError("E301", "no such checkpoint.", where=str(path), remedy="`framefill fit` prints where it saves.")
+        raise BundleError(
+            "E301", "no such checkpoint.", where=str(path), remedy="`framefill fit` prints where it saves."
+        )
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
         reason = str(error).splitlines()[0]
-        raise BundleError("E302", f"not a readable checkpoint ({reason}).", where=str(path), remedy="It may be truncated; use another.") from error
+        raise BundleError(
+            "E302",
+            f"not a readable checkpoint ({reason}).",
+            where=str(path),
+            remedy="It may be truncated; use another.",
+        ) from error
     except Exception as error:  # torch raises pickle.UnpicklingError for foreign content
-        raise BundleError("E302", f"not a readable checkpoint ({type(error).__name__}).", where=str(path), remedy="It may be truncated; use another.") from error
+        raise BundleError(
+            "E302",
+            f"not a readable checkpoint ({type(error).__name__}).",
+            where=str(path),
+            remedy="It may be truncated; use another.",
+        ) from error
     if not isinstance(checkpoint, dict) or "framefill" not in checkpoint:
-        raise BundleError("E303", "not a checkpoint of framefill.", where=str(path), remedy="Train one with `framefill fit`.")
+        raise BundleError(
+            "E303", "not a checkpoint of framefill.", where=str(path), remedy="Train one with `framefill fit`."
+        )
     return checkpoint
 
 
@@ -45,16 +59,25 @@ def load_module(path: Path | str) -> tuple[ConvNARModule, dict[str, Any]]:
     checkpoint = read_checkpoint(path)
     made = checkpoint["framefill"]
     if made.get("kind") != ConvNARModule.kind:
-        raise BundleError("E304", f"parser kind {made.get('kind')!r} is not known.", where=str(path), remedy="Update framefill.")
+        raise BundleError(
+            "E304", f"parser kind {made.get('kind')!r} is not known.", where=str(path), remedy="Update framefill."
+        )
     try:
         module = ConvNARModule(
-            ConvNARConfig(**made["model"]), DecodingConfig(**made["decoding"]), OptimizationConfig(**made["optimization"])
+            ConvNARConfig(**made["model"]),
+            DecodingConfig(**made["decoding"]),
+            OptimizationConfig(**made["optimization"]),
         )
         module.build(Assets.from_dict(made["assets"], str(path)))
         assert module.model is not None
         parameters = {name[6:]: value for name, value in checkpoint["state_dict"].items() if name.startswith("model.")}
         module.model.load_state_dict(parameters)
     except (KeyError, TypeError, RuntimeError) as error:
-        raise BundleError("E305", f"the checkpoint does not fit this framefill ({error}).", where=str(path), remedy="Train again with this version.") from error
+        raise BundleError(
+            "E305",
+            f"the checkpoint does not fit this framefill ({error}).",
+            where=str(path),
+            remedy="Train again with this version.",
+        ) from error
     module.eval()
     return module, made

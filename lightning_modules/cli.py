@@ -52,9 +52,18 @@ class FrameFillCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the options that are framefill's own."""
-        parser.add_argument("--run", default="run", help="name of the run: checkpoints and logs in runs/NAME, figures in results/NAME")
-        parser.add_argument("--resume", default=False, help="continue from the last checkpoint of the run, if there is one", type=bool)
-        parser.add_argument("--checkpoint_every", default=500, help="steps between the checkpoints that a killed run resumes from", type=int)
+        parser.add_argument(
+            "--run", default="run", help="name of the run: checkpoints and logs in runs/NAME, figures in results/NAME"
+        )
+        parser.add_argument(
+            "--resume", default=False, help="continue from the last checkpoint of the run, if there is one", type=bool
+        )
+        parser.add_argument(
+            "--checkpoint_every",
+            default=500,
+            help="steps between the checkpoints that a killed run resumes from",
+            type=int,
+        )
         parser.add_argument("--threads", default=0, help="threads for the arithmetic, 0 for one a core", type=int)
 
     @property
@@ -87,7 +96,6 @@ class FrameFillCLI(LightningCLI):
             kwargs["logger"] = [CSVLogger(folder, "csv", ""), TensorBoardLogger(folder, "tensorboard", "")]
         return super().instantiate_trainer(**kwargs)
 
-
     def after_fit(self) -> None:
         """Evaluates the best checkpoint on the whole eval split and writes ``results/<run>/metrics.json``."""
         trainer, datamodule = self.trainer, self.datamodule
@@ -101,8 +109,16 @@ class FrameFillCLI(LightningCLI):
         parser = module.parser()
         metrics = evaluate(parser, datamodule.all_eval_examples(), parser.ontology.valid, datamodule.trained_on)
         record = Path("results") / config.run / "metrics.json"
-        write_record(record, metrics, {**made, "run": config.run, "seed": config.seed_everything, "trainer": {
-            key: config.trainer[key] for key in ("max_epochs", "precision", "gradient_clip_val")}})
+        write_record(
+            record,
+            metrics,
+            {
+                **made,
+                "run": config.run,
+                "seed": config.seed_everything,
+                "trainer": {key: config.trainer[key] for key in ("max_epochs", "precision", "gradient_clip_val")},
+            },
+        )
         print(f"exact match on eval: {metrics['exact_match']:.2f} of {metrics['count']} utterances")
         print(f"checkpoint: {best}\nrecord: {record}")
 

@@ -39,7 +39,11 @@ class Assets:
     @classmethod
     def from_dict(cls, value: dict[str, Any], where: str = "") -> Assets:
         """The inverse of :meth:`to_dict`."""
-        return cls(PieceTokenizer.from_json(value["tokenizer"], where), Ontology.from_dict(value["ontology"], where), value["form"])
+        return cls(
+            PieceTokenizer.from_json(value["tokenizer"], where),
+            Ontology.from_dict(value["ontology"], where),
+            value["form"],
+        )
 
 
 class RowStream:

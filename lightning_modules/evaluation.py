@@ -67,6 +67,26 @@ def evaluate(
     return {**rounded(metric.compute()), "latency_ms": round(1000 * spent / max(1, len(examples)), 3)}
 
 
+def table(metrics: dict[str, Any]) -> None:
+    """Prints the figures as people read them."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    summary = Table(title=f"{metrics['count']} utterances, decoupled frames", show_header=False)
+    for name in (
+        "exact_match", "macro_exact_match", "unseen_exact_match", "unordered_exact_match", "well_formed",
+        "scenario_accuracy", "frame_length_accuracy", "bracket_f1", "latency_ms",
+    ):  # fmt: skip
+        summary.add_row(name.replace("_", " "), f"{metrics[name]:.2f}")
+    console.print(summary)
+    for part in ("by_domain", "by_depth", "by_slots"):
+        breakdown = Table(part.replace("_", " "), "exact match", "utterances")
+        for key, entry in metrics[part].items():
+            breakdown.add_row(key, f"{entry['exact_match']:.2f}", str(entry["count"]))
+        console.print(breakdown)
+
+
 def environment() -> dict[str, Any]:
     """Commit, versions and hardware, for the record beside a figure."""
     return {

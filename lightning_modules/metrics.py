@@ -41,7 +41,12 @@ class FrameExactMatch(Metric):
         super().__init__(**kwargs)
         self.domains = tuple(domains)
         self.is_valid = is_valid
-        for name, rows in (("counts", 0), ("domain_counts", len(self.domains)), ("depth_counts", DEPTHS), ("slot_counts", SLOTS + 1)):
+        for name, rows in (
+            ("counts", 0),
+            ("domain_counts", len(self.domains)),
+            ("depth_counts", DEPTHS),
+            ("slot_counts", SLOTS + 1),
+        ):
             zero = torch.zeros((rows, 2) if rows else len(self._NAMES), dtype=torch.long)
             self.add_state(name, zero, dist_reduce_fx="sum")
 
@@ -121,7 +126,9 @@ class FrameExactMatch(Metric):
             "bracket_recall": recall,
             "bracket_f1": 2 * precision * recall / (precision + recall) if precision + recall else 0.0,
             "by_domain": by_domain,
-            "by_depth": _table([str(d + 1) if d + 1 < DEPTHS else f"{DEPTHS}+" for d in range(DEPTHS)], self.depth_counts),
+            "by_depth": _table(
+                [str(d + 1) if d + 1 < DEPTHS else f"{DEPTHS}+" for d in range(DEPTHS)], self.depth_counts
+            ),
             "by_slots": _table([str(s) if s < SLOTS else f"{SLOTS}+" for s in range(SLOTS + 1)], self.slot_counts),
         }
 
@@ -144,5 +151,3 @@ def _table(names: Sequence[str], counts: Tensor) -> dict[str, dict[str, float]]:
 
 def _size(node: Node) -> int:
     return 1 + sum(1 if isinstance(child, Span) else _size(child) for child in node.children)
-
-

@@ -154,7 +154,14 @@ class ConvNARModule(pl.LightningModule):
         assert self.metric is not None
         result = self.metric.compute()
         self.metric.reset()
-        for name in ("exact_match", "unseen_exact_match", "well_formed", "scenario_accuracy", "frame_length_accuracy", "bracket_f1"):
+        for name in (
+            "exact_match",
+            "unseen_exact_match",
+            "well_formed",
+            "scenario_accuracy",
+            "frame_length_accuracy",
+            "bracket_f1",
+        ):
             self.log(f"val/{name}", float(result[name]), prog_bar=name == "exact_match", rank_zero_only=True)
 
     def configure_optimizers(self) -> Any:

@@ -190,7 +190,9 @@ def decode(grammar: Grammar, candidates: Sequence[Lengths], pieces: int) -> Iter
     tie = count()
     size = grammar.size
 
-    def push(candidate: int, position: int, state: State, path: tuple | None, score: float, options: list, rank: int) -> None:
+    def push(
+        candidate: int, position: int, state: State, path: tuple | None, score: float, options: list, rank: int
+    ) -> None:
         if rank < len(options):
             bound = score - options[rank][0] + candidates[candidate].bound[position + 1]
             heapq.heappush(queue, (-bound, next(tie), candidate, position, state, path, score, options, rank))

@@ -106,7 +106,14 @@ class LightConvBlock(nn.Module):
     """
 
     def __init__(
-        self, width: int, kernel: int, conv_heads: int, self_heads: int, cross_heads: int, feed_forward: int, dropout: float
+        self,
+        width: int,
+        kernel: int,
+        conv_heads: int,
+        self_heads: int,
+        cross_heads: int,
+        feed_forward: int,
+        dropout: float,
     ) -> None:
         super().__init__()
         self.self_attention = Attention(width, self_heads) if self_heads else None
@@ -122,7 +129,9 @@ class LightConvBlock(nn.Module):
         self.norm_cross = nn.LayerNorm(width) if cross_heads else None
         self.norm_feed = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, mask: Tensor | None, memory: Tensor | None = None, memory_mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, mask: Tensor | None, memory: Tensor | None = None, memory_mask: Tensor | None = None
+    ) -> Tensor:
         """``[B, T, width]`` to the same shape.
 
         Args:

@@ -31,7 +31,9 @@ class LengthModule(nn.Module):
             that one word that asks for one more slot is not averaged away.
     """
 
-    def __init__(self, width: int, hidden: int, kernels: list[int], classes: int, dropout: float, pooling: str = "mean") -> None:
+    def __init__(
+        self, width: int, hidden: int, kernels: list[int], classes: int, dropout: float, pooling: str = "mean"
+    ) -> None:
         super().__init__()
         if pooling not in ("mean", "mean_max"):
             raise ValueError(f"length pooling {pooling!r}: 'mean' or 'mean_max'")

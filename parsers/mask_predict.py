@@ -10,9 +10,7 @@ import numpy as np
 MASKED = -1
 
 
-def refine(
-    score: Callable[[np.ndarray], np.ndarray], lengths: np.ndarray, passes: int
-) -> np.ndarray:
+def refine(score: Callable[[np.ndarray], np.ndarray], lengths: np.ndarray, passes: int) -> np.ndarray:
     """Scores of all positions after a number of passes.
 
     Pass ``p`` of ``P`` hides the ``T * (P - p) / P`` positions whose token was least probable and scores them

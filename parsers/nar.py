@@ -54,7 +54,13 @@ class Backend(Protocol):
         ...
 
     def decode(
-        self, memory: Any, rows: np.ndarray, pieces: np.ndarray, mask: np.ndarray, tokens: np.ndarray, lengths: np.ndarray
+        self,
+        memory: Any,
+        rows: np.ndarray,
+        pieces: np.ndarray,
+        mask: np.ndarray,
+        tokens: np.ndarray,
+        lengths: np.ndarray,
     ) -> np.ndarray:
         """Scores targets ``[N, T]`` (of ``lengths [N]``) over the utterances ``rows [N]`` of the batch: ``[N, T, V + S]``."""
         ...
@@ -71,7 +77,9 @@ class NonAutoregressiveParser:
         config: how to decode.
     """
 
-    def __init__(self, backend: Backend, tokenizer: PieceTokenizer, ontology: Ontology, form: str, config: DecodingConfig) -> None:
+    def __init__(
+        self, backend: Backend, tokenizer: PieceTokenizer, ontology: Ontology, form: str, config: DecodingConfig
+    ) -> None:
         self.backend, self.tokenizer, self.ontology, self.config = backend, tokenizer, ontology, config
         self.form = POINTER_FORMS[form]()
         self.ids = TargetIds(ontology)

@@ -45,7 +45,9 @@ class PointerHead(nn.Module):
             ``[B, T, ontology + S]`` log-probabilities; columns of padded pieces are about -1e4.
         """
         # The mean over heads of scaled dot products is one dot product over all channels.
-        logits = torch.matmul(self.query(states), self.key(memory).transpose(1, 2)).float() * self.scale * self.heads**0.5
+        logits = (
+            torch.matmul(self.query(states), self.key(memory).transpose(1, 2)).float() * self.scale * self.heads**0.5
+        )
         if mask is not None:
             logits = logits.masked_fill(~mask[:, 0], -1e4)
         attention = F.softmax(logits, dim=-1)

@@ -45,7 +45,13 @@ class TorchBackend:
 
     @torch.inference_mode()
     def decode(
-        self, memory: Tensor, rows: np.ndarray, pieces: np.ndarray, mask: np.ndarray, tokens: np.ndarray, lengths: np.ndarray
+        self,
+        memory: Tensor,
+        rows: np.ndarray,
+        pieces: np.ndarray,
+        mask: np.ndarray,
+        tokens: np.ndarray,
+        lengths: np.ndarray,
     ) -> np.ndarray:
         """See :class:`parsers.nar.Backend`."""
         assert isinstance(self.model, torch.nn.Module)

@@ -1,5 +1,266 @@
-"""stub"""
-def main():
-    import sys
-    from lightning_modules.cli import fit
-    fit(sys.argv[2:])
+"""The installed command ``framefill``.
+
+Imports stay inside the subcommands: ``framefill parse --bundle`` must answer without waiting for torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from data.topv2.errors import FramefillError, UsageError
+
+#: The bundle used when none is named, beside the installed packages.
+DEFAULT_BUNDLE = Path(__file__).resolve().parent.parent / "models" / "conv-nar-topv2"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command line; the exit status is 0, or 2 after an error that is told on standard error."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if words[:1] == ["fit"]:
+            # LightningCLI owns this command line; `framefill fit --help` explains it.
+            from lightning_modules.cli import fit
+
+            fit(words[1:])
+            return 0
+        options = _parser().parse_args(words)
+        options.run(options)
+    except FramefillError as error:
+        print(f"framefill: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        sys.stderr.close()
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="framefill",
+        description="Semantic parsing for task-oriented dialogue: train on TOPv2, evaluate exact match, export parsers.",
+        epilog='Start with `framefill parse "wake me at 6" --tree`, then `framefill fit --config configs/conv_nar.yaml`.',
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands.add_parser("fit", help="train a parser (LightningCLI; `framefill fit --help`)", add_help=False)
+
+    evaluate = _command(commands, "evaluate", _evaluate, "score a parser by exact match on a split",
+                        "framefill evaluate --bundle models/conv-nar-topv2 --data-root $TOPV2_DIR --split eval")  # fmt: skip
+    _add_model(evaluate)
+    evaluate.add_argument("--data-root", help="folder of <domain>_<split>.tsv files (default: the variable TOPV2_DIR)")
+    evaluate.add_argument("--split", default="eval", help="split to score (default: %(default)s)")
+    evaluate.add_argument("--domains", nargs="+", help="only these domains")
+    evaluate.add_argument("--json", type=Path, metavar="FILE", help="write all figures and their provenance here")
+    evaluate.add_argument(
+        "--predictions", type=Path, metavar="FILE.tsv", help="write every row's gold and predicted frame here"
+    )
+
+    parse = _command(commands, "parse", _parse, "parse utterances (arguments, or standard input, one a line)",
+                     'framefill parse "remind me to call mum at 6" --tree')  # fmt: skip
+    _add_model(parse)
+    parse.add_argument("utterances", nargs="*", help="utterances; none reads standard input")
+    parse.add_argument("--n-best", type=int, default=1, help="readings of each utterance, best first")
+    shape = parse.add_mutually_exclusive_group()
+    shape.add_argument("--json", action="store_true", help="one JSON object a line")
+    shape.add_argument("--tree", action="store_true", help="indented trees")
+
+    export = _command(commands, "export", _export, "turn a checkpoint into a bundle that needs no torch",
+                      "framefill export --checkpoint runs/conv_nar/best.ckpt --out alarm.bundle")  # fmt: skip
+    export.add_argument("--checkpoint", required=True, type=Path, help="written by `framefill fit`")
+    export.add_argument("--out", required=True, type=Path, help="folder to write, or a name ending in .zip")
+    export.add_argument(
+        "--precision", nargs="+", default=["fp32", "int8"], choices=["fp32", "int8"], help="graphs to include"
+    )
+    export.add_argument("--metrics", type=Path, help="metrics.json to carry in the manifest")
+
+    data = commands.add_parser("data", help="verify, describe, sample, download or synthesise a corpus")
+    actions = data.add_subparsers(title="actions", metavar="ACTION", required=True)
+    verify = _command(
+        actions, "verify", _verify, "compare a folder with the official TOPv2 1.1", "framefill data verify"
+    )
+    describe = _command(
+        actions, "describe", _describe, "write an HTML report of a corpus", "framefill data describe --out report.html"
+    )
+    sample = _command(actions, "sample", _sample, "draw a low-resource sample (SPIS)",
+                      "framefill data sample --domain weather --spis 25 --out weather_train.tsv")  # fmt: skip
+    for action in (verify, describe, sample):
+        action.add_argument("--data-root", help="corpus folder (default: the variable TOPV2_DIR)")
+    describe.add_argument("--out", type=Path, required=True, help="HTML file to write")
+    sample.add_argument("--domain", required=True)
+    sample.add_argument("--split", default="train")
+    sample.add_argument("--spis", type=int, required=True, help="samples per intent and slot")
+    sample.add_argument("--seed", type=int, default=0)
+    sample.add_argument("--out", type=Path, required=True, help="TSV file to write")
+    download = _command(
+        actions, "download", _download, "fetch and verify the official TOPv2", "framefill data download --out topv2"
+    )
+    synthetic = _command(
+        actions,
+        "synthetic",
+        _synthetic,
+        "write the embedded corpus",
+        "framefill data synthetic --out corpora/synthetic",
+    )
+    for action in (download, synthetic):
+        action.add_argument("--out", type=Path, required=True, help="folder to write")
+    synthetic.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def _command(
+    commands: Any, name: str, run: Callable[[Any], None], summary: str, example: str
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=f"Example: {example}"
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--checkpoint", type=Path, help="written by `framefill fit`")
+    which.add_argument("--bundle", type=Path, help=f"written by `framefill export` (default: {DEFAULT_BUNDLE.name})")
+    parser.add_argument(
+        "--precision", choices=["int8", "fp32"], help="graphs of the bundle to use (default: int8 if there)"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="threads of a bundle's arithmetic, 0 for one a core")
+
+
+def _load(options: Any) -> tuple[Any, dict[str, Any]]:
+    """A parser and how it was made."""
+    if options.checkpoint is not None:
+        from lightning_modules.checkpoints import load_module
+
+        module, made = load_module(options.checkpoint)
+        return module.parser(), {**made, "checkpoint": str(options.checkpoint)}
+    from assistants import runtime
+
+    path = options.bundle
+    if path is None:
+        if not DEFAULT_BUNDLE.is_dir():
+            raise UsageError(
+                "E401",
+                "no parser is named and no default bundle is installed.",
+                remedy="Pass --bundle or --checkpoint.",
+            )
+        path = DEFAULT_BUNDLE
+        print(f"using the bundle {path.name}", file=sys.stderr)
+    parser = runtime.load(path, options.precision, options.threads)
+    manifest = {key: value for key, value in parser.manifest.items() if key not in ("files", "metrics")}
+    return parser, {"bundle": path.name, "precision": parser.precision, **manifest}
+
+
+def _evaluate(options: Any) -> None:
+    from rich.progress import Progress
+
+    from data.topv2.reader import corpus_checksum, data_root, read_split
+    from lightning_modules.evaluation import evaluate, table, write_record
+
+    root = data_root(options.data_root)
+    examples = read_split(root, options.split, options.domains)
+    parser, made = _load(options)
+    with Progress(transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("parsing", total=len(examples))
+        metrics = evaluate(
+            parser, examples, parser.ontology.valid, predictions=options.predictions,
+            progress=lambda done: bar.advance(task, done),
+        )  # fmt: skip
+    table(metrics)
+    if options.json is not None:
+        checksum = corpus_checksum(root, options.split, options.domains)
+        write_record(options.json, metrics, {**made, "split": options.split, "evaluated_on": checksum})
+
+
+def _parse(options: Any) -> None:
+    if options.n_best < 1:
+        raise UsageError("E402", f"--n-best {options.n_best} must be at least 1.")
+    parser, _ = _load(options)
+    given = options.utterances or (line.rstrip("\n") for line in sys.stdin)
+    for utterance in given:
+        hypotheses = parser.parse([utterance], options.n_best)[0]
+        for hypothesis in hypotheses:
+            frame = hypothesis.frame
+            if options.json:
+                value = frame.to_dict() if frame else {"utterance": utterance, "frame": None}
+                print(
+                    json.dumps({**value, "text": str(frame), "score": round(hypothesis.score, 4)}, ensure_ascii=False),
+                    flush=True,
+                )
+            elif options.tree and frame:
+                print(f"{utterance}\n{frame.tree()}\n", flush=True)
+            else:
+                print(frame if options.n_best == 1 else f"{hypothesis.score:.3f}\t{frame}", flush=True)
+
+
+def _export(options: Any) -> None:
+    from assistants.export import export, size
+
+    metrics = None
+    if options.metrics is not None:
+        metrics = {
+            key: value
+            for key, value in json.loads(options.metrics.read_text()).items()
+            if key not in ("made", "environment")
+        }
+    out = export(options.checkpoint, options.out, options.precision, metrics)
+    print(f"{out} ({size(out) / 1e6:.1f} MB)")
+
+
+def _verify(options: Any) -> None:
+    from data.topv2.errors import CorpusError
+    from data.topv2.reader import data_root
+    from data.topv2.verify import verify
+
+    root = data_root(options.data_root)
+    checks = verify(root)
+    for check in checks:
+        print(f"{check.status:8} {check.name}")
+    changed = [check.name for check in checks if check.status == "changed"]
+    if changed:
+        raise CorpusError(
+            "E220", f"{len(changed)} file(s) are not the official ones.", where=str(root), remedy="Download them again."
+        )
+
+
+def _describe(options: Any) -> None:
+    from data.topv2.describe import describe
+    from data.topv2.reader import data_root
+
+    print(describe(data_root(options.data_root), options.out))
+
+
+def _sample(options: Any) -> None:
+    from data.topv2.reader import data_root, read_split, write_file
+    from data.topv2.spis import sample
+
+    if options.spis < 1:
+        raise UsageError("E403", f"--spis {options.spis} must be at least 1.")
+    rows = sample(read_split(data_root(options.data_root), options.split, [options.domain]), options.spis, options.seed)
+    write_file(options.out, rows)
+    print(f"{options.out}: {len(rows)} rows")
+
+
+def _download(options: Any) -> None:
+    from rich.progress import Progress
+
+    from data.topv2.download import download
+
+    with Progress(transient=True) as bar:
+        task = bar.add_task("downloading", total=None)
+        print(download(options.out, progress=lambda done, total: bar.update(task, completed=done, total=total)))
+
+
+def _synthetic(options: Any) -> None:
+    from data.topv2.synthetic import write_corpus
+
+    print(write_corpus(options.out, options.seed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

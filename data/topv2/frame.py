@@ -62,9 +62,15 @@ class Frame:
         end = 0
         for span in _spans(self.root):
             if not (0 <= span.start < span.end <= len(self.utterance)):
-                raise FrameError("E101", f"span {span.start}:{span.end} is empty or outside the utterance of {len(self.utterance)} characters.")
+                raise FrameError(
+                    "E101",
+                    f"span {span.start}:{span.end} is empty or outside the utterance of {len(self.utterance)} characters.",
+                )
             if span.start < end:
-                raise FrameError("E102", f"span {span.start}:{span.end} starts before the previous leaf ended ({end}); leaves follow the utterance.")
+                raise FrameError(
+                    "E102",
+                    f"span {span.start}:{span.end} starts before the previous leaf ended ({end}); leaves follow the utterance.",
+                )
             end = span.end
 
     @classmethod
@@ -90,20 +96,42 @@ class Frame:
             if token.startswith(("[IN:", "[SL:")):
                 kind, label = token[1:3], token[4:]
                 if not _LABEL.fullmatch(label):
-                    raise FrameError("E103", f"label {label!r} is not upper-case letters, digits and underscores.", where=where, remedy="Write labels as [IN:CREATE_ALARM.")
+                    raise FrameError(
+                        "E103",
+                        f"label {label!r} is not upper-case letters, digits and underscores.",
+                        where=where,
+                        remedy="Write labels as [IN:CREATE_ALARM.",
+                    )
                 if root is not None:
-                    raise FrameError("E104", f"{token!r} follows the end of the frame.", where=where, remedy="A row holds exactly one frame.")
+                    raise FrameError(
+                        "E104",
+                        f"{token!r} follows the end of the frame.",
+                        where=where,
+                        remedy="A row holds exactly one frame.",
+                    )
                 if not stack and kind == "SL":
-                    raise FrameError("E105", f"the frame starts with slot {label}.", where=where, remedy="The root of a frame is an intent.")
+                    raise FrameError(
+                        "E105",
+                        f"the frame starts with slot {label}.",
+                        where=where,
+                        remedy="The root of a frame is an intent.",
+                    )
                 if stack and stack[-1][0] == kind:
                     name = "a slot under a slot" if kind == "SL" else "an intent under an intent"
-                    raise FrameError("E106", f"{name} ({stack[-1][1]} > {label}).", where=where, remedy="Intents and slots alternate.")
+                    raise FrameError(
+                        "E106",
+                        f"{name} ({stack[-1][1]} > {label}).",
+                        where=where,
+                        remedy="Intents and slots alternate.",
+                    )
                 if len(stack) >= MAX_NESTING:
                     raise FrameError("E107", f"more than {MAX_NESTING} levels of brackets.", where=where)
                 stack.append((kind, label, []))
             elif token == "]":
                 if not stack:
-                    raise FrameError("E108", "a closing bracket without an opening one.", where=where, remedy="Balance the brackets.")
+                    raise FrameError(
+                        "E108", "a closing bracket without an opening one.", where=where, remedy="Balance the brackets."
+                    )
                 kind, label, children = stack.pop()
                 node: Node = Intent(label, tuple(children)) if kind == "IN" else Slot(label, tuple(children))
                 if stack:
@@ -113,7 +141,12 @@ class Frame:
                     root = node
             else:
                 if not stack:
-                    raise FrameError("E109", f"text {token!r} outside of the frame.", where=where, remedy="A frame starts with [IN: and ends with its bracket.")
+                    raise FrameError(
+                        "E109",
+                        f"text {token!r} outside of the frame.",
+                        where=where,
+                        remedy="A frame starts with [IN: and ends with its bracket.",
+                    )
                 if free:
                     start = position + (1 if words else 0)
                     words.append(token)
@@ -127,7 +160,12 @@ class Frame:
                 else:
                     siblings.append(Span(start, position))
         if stack:
-            raise FrameError("E108", f"{len(stack)} bracket(s) never closed, the innermost is {stack[-1][0]}:{stack[-1][1]}.", where=where, remedy="Balance the brackets.")
+            raise FrameError(
+                "E108",
+                f"{len(stack)} bracket(s) never closed, the innermost is {stack[-1][0]}:{stack[-1][1]}.",
+                where=where,
+                remedy="Balance the brackets.",
+            )
         if root is None:
             raise FrameError("E110", "the frame is empty.", where=where, remedy="Write at least [IN:LABEL ].")
         return cls(root, " ".join(words) if utterance is None else utterance)
@@ -214,7 +252,12 @@ def _find(utterance: str, token: str, position: int, where: str) -> int:
         position += 1
     if _token_end(utterance, position, token) < 0:
         rest = utterance[position : position + 20]
-        raise FrameError("E112", f"word {token!r} is not what the utterance has there ({rest!r}).", where=where, remedy="The words of the frame must be those of the utterance, in order; whitespace may differ.")
+        raise FrameError(
+            "E112",
+            f"word {token!r} is not what the utterance has there ({rest!r}).",
+            where=where,
+            remedy="The words of the frame must be those of the utterance, in order; whitespace may differ.",
+        )
     return position
 
 
@@ -254,7 +297,8 @@ def _decouple(intent: Intent) -> Intent:
     return Intent(
         intent.label,
         tuple(
-            Slot(slot.label, tuple(_decouple(c) if isinstance(c, Intent) else c for c in slot.children)) for slot in slots
+            Slot(slot.label, tuple(_decouple(c) if isinstance(c, Intent) else c for c in slot.children))
+            for slot in slots
         ),
     )
 

@@ -180,7 +180,12 @@ class ScenarioForm(Linearization):
 def _pieces(span: Span, source: Source) -> tuple[int, int]:
     """First and last piece of a leaf."""
     first, last = bisect_left(source.starts, span.start), bisect_left(source.ends, span.end)
-    if first >= len(source) or last >= len(source) or source.starts[first] != span.start or source.ends[last] != span.end:
+    if (
+        first >= len(source)
+        or last >= len(source)
+        or source.starts[first] != span.start
+        or source.ends[last] != span.end
+    ):
         raise FrameError(
             "E133",
             f"the leaf {source.text[span.start : span.end]!r} does not start and end between pieces.",

@@ -150,8 +150,15 @@ class Ontology:
         """
         try:
             if value["version"] != VERSION:
-                raise BundleError("E310", f"ontology version {value['version']!r}, this framefill reads {VERSION}.", where=where, remedy="Export again with this version.")
-            return cls(value["intent_slots"], value["slot_intents"], value["slot_spans"], value["slot_empty"], value["roots"])
+                raise BundleError(
+                    "E310",
+                    f"ontology version {value['version']!r}, this framefill reads {VERSION}.",
+                    where=where,
+                    remedy="Export again with this version.",
+                )
+            return cls(
+                value["intent_slots"], value["slot_intents"], value["slot_spans"], value["slot_empty"], value["roots"]
+            )
         except (KeyError, TypeError) as error:
             raise BundleError("E311", f"not an ontology ({error!r}).", where=where, remedy="Export again.") from error
 
@@ -169,5 +176,7 @@ class Ontology:
         try:
             value = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise BundleError("E311", f"cannot be read as an ontology ({error}).", where=str(path), remedy="Export again.") from error
+            raise BundleError(
+                "E311", f"cannot be read as an ontology ({error}).", where=str(path), remedy="Export again."
+            ) from error
         return cls.from_dict(value, where=str(path))

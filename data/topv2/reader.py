@@ -119,13 +119,18 @@ def read_file(path: Path | str) -> list[Example]:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise CorpusError("E205", f"cannot be read ({error.strerror}).", where=str(path), remedy="Check the path.") from error
+        raise CorpusError(
+            "E205", f"cannot be read ({error.strerror}).", where=str(path), remedy="Check the path."
+        ) from error
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise CorpusError(
-            "E206", f"byte {raw[error.start]:#04x} is not UTF-8.", where=f"{path}:{line}", remedy="Save the file as UTF-8."
+            "E206",
+            f"byte {raw[error.start]:#04x} is not UTF-8.",
+            where=f"{path}:{line}",
+            remedy="Save the file as UTF-8.",
         ) from error
     lines = text.split("\n")
     if lines[-1] == "":
@@ -155,9 +160,13 @@ def _row(line: str, where: str) -> Example:
         )
     domain, utterance, parse = columns
     if "\0" in line:
-        raise CorpusError("E210", "the row holds a NUL byte.", where=where, remedy="The file is damaged; fetch it again.")
+        raise CorpusError(
+            "E210", "the row holds a NUL byte.", where=where, remedy="The file is damaged; fetch it again."
+        )
     if not utterance.strip():
-        raise CorpusError("E211", "the utterance (column 2) is empty.", where=where, remedy="Remove the row or fill it.")
+        raise CorpusError(
+            "E211", "the utterance (column 2) is empty.", where=where, remedy="Remove the row or fill it."
+        )
     try:
         return Example(domain, utterance, Frame.parse(parse, utterance, where=f"{where}, column 3"))
     except FrameError as error:
@@ -181,7 +190,12 @@ def write_file(path: Path | str, examples: Iterable[Example], parses: Iterable[s
     lines = ["\t".join(HEADER)]
     for example, parse in zip(examples, parses or (str(example.frame) for example in examples), strict=True):
         if any(character in example.utterance for character in "\t\n\r"):
-            raise CorpusError("E212", f"utterance {example.utterance[:40]!r} holds a tab or newline.", where=str(path), remedy="Replace it by a space.")
+            raise CorpusError(
+                "E212",
+                f"utterance {example.utterance[:40]!r} holds a tab or newline.",
+                where=str(path),
+                remedy="Replace it by a space.",
+            )
         lines.append(f"{example.domain}\t{example.utterance}\t{parse}")
     write_text(path, "\n".join(lines) + "\n")
 

@@ -50,7 +50,9 @@ class PieceTokenizer:
         pad_id: id that pads batches.
     """
 
-    def __init__(self, backend: Tokenizer, prefix: Sequence[int] = (), suffix: Sequence[int] = (), pad_id: int = 0) -> None:
+    def __init__(
+        self, backend: Tokenizer, prefix: Sequence[int] = (), suffix: Sequence[int] = (), pad_id: int = 0
+    ) -> None:
         self.backend = backend
         self.prefix, self.suffix, self.pad_id = tuple(prefix), tuple(suffix), pad_id
         backend.no_truncation()
@@ -72,10 +74,7 @@ class PieceTokenizer:
     def batch(self, utterances: Sequence[str]) -> list[Source]:
         """As :meth:`__call__` for many utterances at once."""
         encodings = self.backend.encode_batch(list(utterances), add_special_tokens=False)
-        return [
-            self._source(text, encoding)
-            for text, encoding in zip(utterances, encodings, strict=True)
-        ]
+        return [self._source(text, encoding) for text, encoding in zip(utterances, encodings, strict=True)]
 
     def _source(self, text: str, encoding: Any) -> Source:
         ids, starts, ends = [], [], []
@@ -92,7 +91,9 @@ class PieceTokenizer:
                 starts.append(start)
                 ends.append(end)
         if not ids:
-            raise UsageError("E410", f"the utterance {text[:20]!r} holds no word.", remedy="Pass at least one visible character.")
+            raise UsageError(
+                "E410", f"the utterance {text[:20]!r} holds no word.", remedy="Pass at least one visible character."
+            )
         if len(ids) > MAX_PIECES:
             raise UsageError(
                 "E411",
@@ -123,7 +124,9 @@ class PieceTokenizer:
             value = json.loads(text)
             return cls(Tokenizer.from_str(json.dumps(value["tokenizer"])), **value["special"])
         except Exception as error:  # tokenizers raises bare Exception for a malformed file
-            raise BundleError("E312", f"not a framefill tokenizer ({error}).", where=where, remedy="Export again.") from error
+            raise BundleError(
+                "E312", f"not a framefill tokenizer ({error}).", where=where, remedy="Export again."
+            ) from error
 
     @classmethod
     def load(cls, path: Path | str) -> PieceTokenizer:
@@ -135,11 +138,15 @@ class PieceTokenizer:
         try:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise BundleError("E312", f"cannot be read as a tokenizer ({error}).", where=str(path), remedy="Export again.") from error
+            raise BundleError(
+                "E312", f"cannot be read as a tokenizer ({error}).", where=str(path), remedy="Export again."
+            ) from error
         return cls.from_json(text, where=str(path))
 
     @classmethod
-    def train_sentencepiece(cls, utterances: Iterable[str], vocab_size: int = 6000, lowercase: bool = True) -> PieceTokenizer:
+    def train_sentencepiece(
+        cls, utterances: Iterable[str], vocab_size: int = 6000, lowercase: bool = True
+    ) -> PieceTokenizer:
         """Trains SentencePiece unigram pieces on training utterances (Kudo and Richardson 2018).
 
         The trained vocabulary is handed to ``tokenizers`` so that training and the torch-free runtime cut the
@@ -199,7 +206,11 @@ class PieceTokenizer:
         """As :meth:`from_pretrained`, from a loaded tokenizer."""
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
-            raise UsageError("E420", f"{type(tokenizer).__name__} has no fast form.", remedy="Use an encoder whose folder holds tokenizer.json.")
+            raise UsageError(
+                "E420",
+                f"{type(tokenizer).__name__} has no fast form.",
+                remedy="Use an encoder whose folder holds tokenizer.json.",
+            )
         encoded = tokenizer("a", return_special_tokens_mask=True)
         marks = list(encoded["special_tokens_mask"])
         first, last = marks.index(0), len(marks) - marks[::-1].index(0)

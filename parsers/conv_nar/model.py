@@ -145,7 +145,9 @@ class ConvNAR(nn.Module):
                 copies,
                 self.token_embedding(tokens.clamp(0, self.ontology_size - 1)).to(copies.dtype),
             )
-            x = torch.where((tokens == MASKED)[:, :, None], x[None].to(known.dtype), known + self.positions[: tokens.shape[1]])
+            x = torch.where(
+                (tokens == MASKED)[:, :, None], x[None].to(known.dtype), known + self.positions[: tokens.shape[1]]
+            )
         else:
             x = x[None].expand(tokens.shape[0], -1, -1)
         if self.lengths is not None:

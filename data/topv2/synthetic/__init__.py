@@ -26,7 +26,9 @@ UNSEEN_VALUES = 0.3
 UNSEEN_SCENARIOS = 12
 
 
-def generate(seed: int = 0, train: int = 16_000, evaluation: int = 2_000, test: int = 2_000) -> dict[str, list[Example]]:
+def generate(
+    seed: int = 0, train: int = 16_000, evaluation: int = 2_000, test: int = 2_000
+) -> dict[str, list[Example]]:
     """Draws the corpus.
 
     Args:
@@ -56,7 +58,9 @@ def generate(seed: int = 0, train: int = 16_000, evaluation: int = 2_000, test: 
     return rows
 
 
-def write_corpus(root: Path | str, seed: int = 0, train: int = 16_000, evaluation: int = 2_000, test: int = 2_000) -> Path:
+def write_corpus(
+    root: Path | str, seed: int = 0, train: int = 16_000, evaluation: int = 2_000, test: int = 2_000
+) -> Path:
     """Writes ``<domain>_<split>.tsv`` files, the whole folder or nothing.
 
     Raises:

@@ -10,12 +10,15 @@ from __future__ import annotations
 #: Fragments that templates share, drawn like values.
 FRAGMENTS: dict[str, tuple[str, ...]] = {
     "who": (
-        "@person", "@person",
+        "@person",
+        "@person",
         "[IN:GET_CONTACT my [SL:TYPE_RELATION @relation ] ]",
         "[IN:GET_CONTACT [SL:CONTACT_RELATED @person ] 's [SL:TYPE_RELATION @relation ] ]",
     ),
     "where": (
-        "@city", "@place", "@place",
+        "@city",
+        "@place",
+        "@place",
         "[IN:GET_LOCATION (the |)nearest [SL:CATEGORY_LOCATION (cinema|hospital|beach|gym|bakery|post office) ] ]",
         "[IN:GET_LOCATION_HOME my (house|home|place) ]",
         "[IN:GET_LOCATION_WORK (my office|work|my workplace) ]",
@@ -23,7 +26,9 @@ FRAGMENTS: dict[str, tuple[str, ...]] = {
         "[IN:GET_EVENT [SL:NAME_EVENT @event_name ] ]",
     ),
     "todo": (
-        "@task", "@task", "@task",
+        "@task",
+        "@task",
+        "@task",
         "[IN:SEND_MESSAGE (text|message|write to) [SL:RECIPIENT @who ] ]",
         "[IN:CREATE_CALL (call|phone|ring) [SL:CONTACT @who ] ]",
         "[IN:GET_DIRECTIONS (drive|head|go) to [SL:DESTINATION @where ] ]",

@@ -1,0 +1,29 @@
+# `make demo` trains, evaluates, exports and parses; `make test` checks everything. Both set up what they need.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+# The plain package; a wider range would let pip take a build with gigabytes of CUDA.
+TORCH := torch==2.13.0
+.PHONY: install demo test lint clean
+
+$(BIN)/framefill: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+install: $(BIN)/framefill
+
+demo: install
+	$(BIN)/python -m scripts.demo
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/pytest
+
+clean:
+	rm -rf $(VENV) runs corpora *.egg-info

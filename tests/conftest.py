@@ -1,0 +1,66 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from data.topv2.synthetic import write_corpus
+
+#: Rows of the small corpus that tests train on.
+SIZES = {"train": 700, "evaluation": 120, "test": 40}
+#: A model small enough to train in seconds; every test that trains uses it.
+TINY = [
+    "--model.init_args.model.width=32",
+    "--model.init_args.model.encoder_kernels=[3,7]",
+    "--model.init_args.model.encoder_feed_forward=32",
+    "--model.init_args.model.decoder_kernels=[7]",
+    "--model.init_args.model.decoder_feed_forward=32",
+    "--model.init_args.model.length_hidden=32",
+    "--data.vocabulary=500",
+    "--data.batch_size=64",
+    "--trainer.check_val_every_n_epoch=1",
+    "--trainer.precision=32-true",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+]
+
+
+@pytest.fixture(scope="session")
+def topv2_root() -> Path:
+    """The official corpus, where it is at hand."""
+    root = os.environ.get("TOPV2_DIR")
+    if not root:
+        pytest.skip("TOPV2_DIR is not set")
+    return Path(root)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small synthetic corpus on disk."""
+    return write_corpus(tmp_path_factory.mktemp("corpus") / "small", **SIZES)
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory, corpus: Path, repository: Path) -> Path:
+    """The folder in which a tiny parser was trained through the installed command; holds runs/ and results/."""
+    from tests.training import fit
+
+    folder = tmp_path_factory.mktemp("run")
+    fit(folder, corpus, repository, "--run=tiny", "--trainer.max_epochs=3")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(run: Path) -> Path:
+    return run / "runs" / "tiny" / "best.ckpt"
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
+    from assistants.export import export
+
+    return export(checkpoint, tmp_path_factory.mktemp("bundles") / "tiny")

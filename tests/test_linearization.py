@@ -1,0 +1,167 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from data.topv2.errors import FrameError, UsageError
+from data.topv2.frame import Frame, Intent, Slot, Span
+from data.topv2.linearization import Canonical, IndexForm, ScenarioForm, SpanForm, TargetIds
+from data.topv2.ontology import Ontology
+from data.topv2.reader import read_split
+from data.topv2.synthetic import generate
+from data.topv2.tokenization import MAX_PIECES, PieceTokenizer, with_atoms
+
+FORMS = [IndexForm(), SpanForm(), ScenarioForm()]
+EXAMPLES = generate(seed=1, train=600, evaluation=1, test=1)["train"]
+UTTERANCES = [example.utterance for example in EXAMPLES]
+
+
+def _trained(model, trainer, before) -> PieceTokenizer:
+    backend = Tokenizer(model)
+    backend.pre_tokenizer = before
+    backend.train_from_iterator(UTTERANCES, trainer)
+    backend.pre_tokenizer = with_atoms(backend.pre_tokenizer)
+    return PieceTokenizer(backend)
+
+
+@pytest.fixture(scope="module", params=["sentencepiece", "wordpiece", "byte-level-bpe", "metaspace"])
+def tokenizer(request) -> PieceTokenizer:
+    """One tokenizer of each family, trained small; each is preceded by the same rule."""
+    if request.param == "sentencepiece":
+        return PieceTokenizer.train_sentencepiece(UTTERANCES, 400)
+    if request.param == "wordpiece":
+        trainer = trainers.WordPieceTrainer(vocab_size=500, special_tokens=["[UNK]"], show_progress=False)
+        return _trained(models.WordPiece(unk_token="[UNK]"), trainer, pre_tokenizers.BertPreTokenizer())
+    if request.param == "byte-level-bpe":
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(vocab_size=500, initial_alphabet=alphabet, show_progress=False)
+        tokenizer = _trained(models.BPE(), trainer, pre_tokenizers.ByteLevel(add_prefix_space=False))
+        tokenizer.backend.decoder = decoders.ByteLevel()
+        return tokenizer
+    trainer = trainers.UnigramTrainer(vocab_size=400, unk_token="<unk>", special_tokens=["<unk>"], show_progress=False)
+    return _trained(models.Unigram(), trainer, pre_tokenizers.Metaspace())
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: type(form).__name__)
+def test_decode_inverts_encode_for_every_tokenizer(tokenizer: PieceTokenizer, form):
+    for example, source in zip(EXAMPLES, tokenizer.batch(UTTERANCES), strict=True):
+        for frame in (example.frame, example.frame.decoupled()):
+            assert form.decode(form.encode(frame, source), source) == frame
+
+
+@st.composite
+def atomic_frames(draw):
+    """A frame whose leaf edges are edges of atoms: words of letters, digits or single marks."""
+    words = draw(
+        st.lists(
+            st.sampled_from(["wake", "8", "pm", "'", "s", "ü", "😀", "don", "…", "שלום", "42"]), min_size=1, max_size=8
+        )
+    )
+    joints = draw(st.lists(st.sampled_from([" ", "  "]), min_size=len(words), max_size=len(words)))
+    utterance, spans = "", []
+    for word, joint in zip(words, joints, strict=True):
+        utterance += joint if utterance else ""
+        spans.append(Span(len(utterance), len(utterance) + len(word)))
+        utterance += word
+    cuts = sorted(draw(st.lists(st.integers(0, len(words)), max_size=4)))
+    slots = tuple(
+        Slot("B", (Span(spans[a].start, spans[b - 1].end),)) for a, b in zip([0, *cuts], cuts, strict=False) if a < b
+    )
+    return Frame(Intent("A", slots), utterance)
+
+
+@settings(max_examples=60)
+@given(frame=atomic_frames())
+def test_decode_inverts_encode_on_random_frames(frame: Frame):
+    tokenizer = _RANDOM
+    source = tokenizer(frame.utterance)
+    for form in FORMS:
+        assert form.decode(form.encode(frame, source), source) == frame
+
+
+_RANDOM = PieceTokenizer.train_sentencepiece(UTTERANCES, 400)
+
+
+def test_the_forms_of_the_module_table():
+    source = _RANDOM("set alarm at 8:30")
+    frame = Frame.parse("[IN:CREATE_ALARM set alarm [SL:DATE_TIME at 8 : 30 ] ]", source.text).decoupled()
+    starts = [source.text[start:end] for start, end in zip(source.starts, source.ends, strict=True)]
+    first, last = starts.index("at"), len(starts) - 1
+    assert SpanForm().encode(frame, source) == ["IN:CREATE_ALARM", "SL:DATE_TIME", first, last, "]", "]"]
+    assert IndexForm().encode(frame, source) == ["IN:CREATE_ALARM", "SL:DATE_TIME", *range(first, last + 1), "]", "]"]
+    assert ScenarioForm().encode(frame, source) == ["IN:CREATE_ALARM", "SL:DATE_TIME", "]", "]", first, last]
+    assert Canonical().encode(frame, source) == ["[IN:CREATE_ALARM", "[SL:DATE_TIME", "at", "8:30", "]", "]"]
+
+
+def test_canonical_is_exact_on_full_frames_and_aligns_decoupled_ones():
+    for example, source in zip(EXAMPLES, _RANDOM.batch(UTTERANCES), strict=True):
+        form = Canonical()
+        assert form.decode(form.encode(example.frame, source), source) == example.frame
+    source = _RANDOM("set 15 or 5")
+    frame = Frame(Intent("A", (Slot("B", (Span(10, 11),)),)), source.text)
+    assert Canonical().decode(["[IN:A", "[SL:B", "5", "]", "]"], source) == frame
+
+
+@pytest.mark.parametrize(
+    ("form", "tokens", "code"),
+    [
+        (SpanForm(), ["IN:A", "SL:B", 0, "]", "]"], "E131"),
+        (SpanForm(), ["IN:A", "SL:B", 1, 0, "]", "]"], "E134"),
+        (SpanForm(), ["IN:A", "SL:B", 0, 9, "]", "]"], "E134"),
+        (SpanForm(), ["IN:A", "SL:B", 0, 0, "]"], "E135"),
+        (SpanForm(), ["SL:B", 0, 0, "]"], "E135"),
+        (SpanForm(), ["IN:A", "IN:A", "]", "]"], "E136"),
+        (SpanForm(), ["IN:A", "]", "]"], "E135"),
+        (IndexForm(), ["IN:A", "SL:B", 0, 2, "]", "]"], "E130"),
+        (ScenarioForm(), ["IN:A", "SL:B", "]", "]", 0, 0, 1, 1], "E132"),
+    ],
+)
+def test_token_sequences_that_spell_no_frame(form, tokens, code):
+    with pytest.raises(FrameError) as caught:
+        form.decode(tokens, _RANDOM("a b c"))
+    assert caught.value.code == code
+
+
+def test_a_leaf_inside_an_atom_is_an_error_not_a_dropped_row():
+    frame = Frame(Intent("A", (Slot("B", (Span(1, 3),)),)), "wake")
+    with pytest.raises(FrameError, match="E133"):
+        SpanForm().encode(frame, _RANDOM("wake"))
+
+
+def test_ids_and_unknown_labels():
+    ids = TargetIds(Ontology.from_frames(example.frame for example in EXAMPLES))
+    tokens = ["IN:CREATE_ALARM", "SL:DATE_TIME", 3, 5, "]", "]"]
+    assert ids.decode(ids.encode(tokens)) == tokens
+    with pytest.raises(FrameError, match="E120.*IN:NOPE"):
+        ids.encode(["IN:NOPE"])
+
+
+def test_odd_utterances():
+    for blank in ("", "   ", "\n"):
+        with pytest.raises(UsageError, match="E410"):
+            _RANDOM(blank)
+    with pytest.raises(UsageError, match="E411"):
+        _RANDOM("wake me at 6 " * (10_000 // 13))
+    for text in ("😀 wake 😀", "ذكرني غدا", "wake\x00me", "﷽ " * 3, "don't"):
+        source = _RANDOM(text)
+        assert len(source) <= MAX_PIECES
+        assert all(a < b for a, b in zip(source.starts, source.ends, strict=True))
+        assert all(a <= b for a, b in zip(source.ends, source.starts[1:], strict=False))
+    assert [_RANDOM("don't").text[a:b] for a, b in zip(_RANDOM("don't").starts, _RANDOM("don't").ends, strict=True)][
+        -3:
+    ] == ["n", "'", "t"]
+
+
+def test_tokenizers_survive_their_json(tokenizer: PieceTokenizer):
+    again = PieceTokenizer.from_json(tokenizer.to_json())
+    assert again.batch(UTTERANCES[:50]) == tokenizer.batch(UTTERANCES[:50])
+
+
+def test_every_official_row_in_every_pointer_form(topv2_root):
+    train = read_split(topv2_root, "train")
+    tokenizer = PieceTokenizer.train_sentencepiece([example.utterance for example in train])
+    covered = 0
+    for example in [*train, *read_split(topv2_root, "eval")]:
+        source, frame = tokenizer(example.utterance), example.frame.decoupled()
+        covered += all(form.decode(form.encode(frame, source), source) == frame for form in FORMS)
+    assert covered == 124_597 + 17_160
