@@ -71,7 +71,8 @@ def write_corpus(
         for split, examples in generate(seed, train, evaluation, test).items():
             for domain in TEMPLATES:
                 rows = [example for example in examples if example.domain == domain]
-                write_file(folder / f"{domain}_{split}.tsv", rows, [_spaced(str(row.frame)) for row in rows])
+                if rows:
+                    write_file(folder / f"{domain}_{split}.tsv", rows, [_spaced(str(row.frame)) for row in rows])
     return root
 
 

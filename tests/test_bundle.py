@@ -1,0 +1,166 @@
+import json
+import math
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from assistants import runtime
+from assistants.export import export, size
+from data.topv2.errors import BundleError, MachineError, UsageError
+from data.topv2.reader import read_split
+from lightning_modules.checkpoints import load_module
+from tests.training import environment
+
+
+def test_the_bundle_parses_what_the_checkpoint_parses(bundle: Path, checkpoint: Path, corpus: Path):
+    utterances = [example.utterance for split in ("eval", "train") for example in read_split(corpus, split)]
+    module, _ = load_module(checkpoint)
+    expected, found = module.parser().parse(utterances), runtime.load(bundle, "fp32").parse(utterances)
+    for one, other in zip(expected, found, strict=True):
+        assert one[0].frame == other[0].frame
+        assert one[0].score == pytest.approx(other[0].score, abs=1e-3)
+
+
+def test_batches_and_single_utterances_agree(bundle: Path, corpus: Path):
+    parser = runtime.load(bundle, "fp32")
+    utterances = [example.utterance for example in read_split(corpus, "eval")][:40]
+    alone = [parser.parse([utterance])[0][0].frame for utterance in utterances]
+    assert alone == [hypotheses[0].frame for hypotheses in parser.parse(utterances)]
+
+
+def test_every_frame_is_well_formed_and_n_best_is_ordered(bundle: Path, corpus: Path):
+    parser = runtime.load(bundle)
+    assert parser.precision == "int8"
+    for hypotheses in parser.parse([example.utterance for example in read_split(corpus, "eval")], n_best=3):
+        assert [h.score for h in hypotheses] == sorted((h.score for h in hypotheses), reverse=True)
+        assert len({h.frame for h in hypotheses}) == len(hypotheses)
+        assert all(parser.ontology.valid(h.frame) for h in hypotheses)
+
+
+def test_lazy_lengths_give_the_best_of_the_whole_beam(bundle: Path, corpus: Path):
+    parser = runtime.load(bundle, "fp32")
+    utterances = [example.utterance for example in read_split(corpus, "eval")]
+    for lazy, wide in zip(parser.parse(utterances), parser.parse(utterances, n_best=2), strict=True):
+        assert lazy[0].score == pytest.approx(wide[0].score, abs=1e-4)
+
+
+def test_the_runtime_needs_neither_torch_nor_transformers(bundle: Path, repository: Path):
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'transformers', 'pytorch_lightning'): sys.modules[name] = None\n"
+        "from assistants import runtime\n"
+        f"print(runtime.load({str(bundle)!r}).parse(['wake me at 6'])[0][0].frame)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment(repository), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("[IN:")
+
+
+def test_odd_utterances_are_parsed_or_refused(bundle: Path):
+    parser = runtime.load(bundle)
+    for text in ("😀", "ذكرني غدا في السادسة", "wake\x00me", "]", "x"):
+        frame = parser.parse([text])[0][0].frame
+        assert frame is not None
+        assert frame.utterance == text
+    for text, code in (("", "E410"), ("  ", "E410"), ("wake me at 6 " * 800, "E411")):
+        with pytest.raises(UsageError, match=code):
+            parser.parse([text])
+
+
+def test_a_flipped_byte_in_any_file_is_noticed(bundle: Path, tmp_path: Path):
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    for name in manifest["files"]:
+        copy = tmp_path / "copy"
+        shutil.copytree(bundle, copy)
+        content = bytearray((copy / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (copy / name).write_bytes(content)
+        precision = "int8" if ".int8." in name else "fp32"
+        with pytest.raises(BundleError, match=f"{name}.*checksum"):
+            runtime.load(copy, precision)
+        shutil.rmtree(copy)
+
+
+def test_bundles_that_are_not(bundle: Path, tmp_path: Path):
+    with pytest.raises(BundleError, match="E320"):
+        runtime.load(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BundleError, match="E326"):
+        runtime.load(tmp_path / "empty")
+    (tmp_path / "x.zip").write_bytes(b"no zip")
+    with pytest.raises(BundleError, match="E321"):
+        runtime.load(tmp_path / "x.zip")
+    newer = tmp_path / "newer"
+    shutil.copytree(bundle, newer)
+    manifest = json.loads((newer / "manifest.json").read_text())
+    (newer / "manifest.json").write_text(json.dumps({**manifest, "format": 99}))
+    with pytest.raises(BundleError, match="E323"):
+        runtime.load(newer)
+    (newer / "manifest.json").write_text("{")
+    with pytest.raises(BundleError, match="E322"):
+        runtime.load(newer)
+    with pytest.raises(BundleError, match="E327"):
+        runtime.load(bundle, "int4")
+
+
+def test_zip_int8_only_and_its_size(bundle: Path, checkpoint: Path, tmp_path: Path):
+    out = export(checkpoint, tmp_path / "tiny.zip", ["int8"])
+    assert [entry.name for entry in tmp_path.iterdir()] == ["tiny.zip"]
+    assert size(out) < size(bundle)
+    with zipfile.ZipFile(out) as archive:
+        assert "encoder.onnx" not in archive.namelist()
+    assert runtime.load(out).parse(["wake me at 6"]) == runtime.load(bundle, "int8").parse(["wake me at 6"])
+    with pytest.raises(BundleError, match="E324"):
+        runtime.load(out, "fp32")
+    with pytest.raises(UsageError, match="E430"):
+        export(checkpoint, tmp_path / "x", ["int4"])
+
+
+def test_a_full_disk_leaves_the_old_bundle(checkpoint: Path, bundle: Path, tmp_path: Path, monkeypatch):
+    kept = tmp_path / "kept"
+    shutil.copytree(bundle, kept)
+    before = (kept / "manifest.json").read_bytes()
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("assistants.export._quantize", full)
+    with pytest.raises(MachineError, match="No space left"):
+        export(checkpoint, kept)
+    assert (kept / "manifest.json").read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["kept"]
+
+
+def test_graphs_that_differ_from_torch_are_refused(checkpoint: Path, tmp_path: Path, monkeypatch):
+    encode = runtime.OnnxBackend.encode
+
+    def wrong(self, pieces, mask):
+        memory, lengths = encode(self, pieces, mask)
+        return memory, np.where(lengths == lengths.max(), math.nan, lengths)
+
+    monkeypatch.setattr(runtime.OnnxBackend, "encode", wrong)
+    with pytest.raises(BundleError, match="E330"):
+        export(checkpoint, tmp_path / "x", ["fp32"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_truncated_and_foreign_checkpoints(checkpoint: Path, tmp_path: Path):
+    import torch
+
+    with pytest.raises(BundleError, match="E301"):
+        load_module(tmp_path / "none.ckpt")
+    (tmp_path / "cut.ckpt").write_bytes(checkpoint.read_bytes()[:5000])
+    with pytest.raises(BundleError, match="E302"):
+        load_module(tmp_path / "cut.ckpt")
+    torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
+    with pytest.raises(BundleError, match="E303"):
+        load_module(tmp_path / "foreign.ckpt")
+    made = torch.load(checkpoint, weights_only=True)
+    torch.save({**made, "framefill": {**made["framefill"], "kind": "other"}}, tmp_path / "kind.ckpt")
+    with pytest.raises(BundleError, match="E304"):
+        load_module(tmp_path / "kind.ckpt")
