@@ -84,7 +84,7 @@ class FrameFillCLI(LightningCLI):
         config.trainer.default_root_dir = str(folder)
         if config.resume and not config.ckpt_path and (folder / "last.ckpt").exists():
             config.ckpt_path = str(folder / "last.ckpt")
-        shared = {"dirpath": folder, "save_top_k": 1, "enable_version_counter": False}
+        shared: dict[str, Any] = {"dirpath": folder, "save_top_k": 1, "enable_version_counter": False}
         best = ModelCheckpoint(filename="best", monitor="val/exact_match", mode="max", **shared)
         last = ModelCheckpoint(filename="last", every_n_train_steps=config.checkpoint_every, **shared)
         self.trainer_defaults = {"callbacks": [best, last]}
@@ -93,7 +93,7 @@ class FrameFillCLI(LightningCLI):
         """Logs to CSV and TensorBoard unless the config names loggers."""
         if self.chosen.trainer.logger is None:
             folder = str(self.folder)
-            kwargs["logger"] = [CSVLogger(folder, "csv", ""), TensorBoardLogger(folder, "tensorboard", "")]
+            kwargs["logger"] = [CSVLogger(folder, "csv"), TensorBoardLogger(folder, "tensorboard")]
         return super().instantiate_trainer(**kwargs)
 
     def after_fit(self) -> None:

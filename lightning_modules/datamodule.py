@@ -113,7 +113,7 @@ class TOPv2DataModule(pl.LightningDataModule):
         """
         if self.assets is not None:
             return
-        h = self.hparams
+        h: Any = self.hparams
         root = data_root(h.root)
         train = read_split(root, h.train_split, h.domains)
         self.eval_examples = self._subset(self.all_eval_examples())
@@ -129,10 +129,11 @@ class TOPv2DataModule(pl.LightningDataModule):
 
     def all_eval_examples(self) -> list[Example]:
         """The whole eval split, whatever ``validation_rows``."""
-        return read_split(data_root(self.hparams.root), self.hparams.eval_split, self.hparams.domains)
+        h: Any = self.hparams
+        return read_split(data_root(h.root), h.eval_split, h.domains)
 
     def _subset(self, examples: Sequence[Example]) -> list[Example]:
-        limit = self.hparams.validation_rows
+        limit = self.hparams["validation_rows"]
         if limit is None or limit >= len(examples):
             return list(examples)
         chosen = np.random.default_rng(0).permutation(len(examples))[:limit]
@@ -146,7 +147,7 @@ class TOPv2DataModule(pl.LightningDataModule):
     def train_dataloader(self) -> BatchStream:
         """Batches of like lengths, resumable at any batch."""
         assert self.train_corpus is not None
-        return BatchStream(self.train_corpus, self.hparams.batch_size, self.hparams.seed, True, *self._ranks())
+        return BatchStream(self.train_corpus, self.hparams["batch_size"], self.hparams["seed"], True, *self._ranks())
 
     def val_dataloader(self) -> RowStream:
         """Numbers of eval rows."""

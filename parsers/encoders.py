@@ -192,6 +192,7 @@ class LightConvEncoder(nn.Module):
         nn.init.normal_(self.embedding.weight, std=width**-0.5)
         self.scale = math.sqrt(width)
         self.positions = nn.Parameter(torch.zeros(max_positions, width))
+        self.sinusoids: Tensor
         self.register_buffer("sinusoids", sinusoids(max_positions, width), persistent=False)
         self.norm = nn.LayerNorm(width)
         self.dropout = ByteDropout(input_dropout)

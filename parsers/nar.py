@@ -119,9 +119,9 @@ class NonAutoregressiveParser:
                 column = len(candidates[row])
                 candidates[row].append(Lengths(float(prior[row, column]), table))
 
-        everything = np.arange(len(sources))
+        everything = range(len(sources))
         wide = n_best > 1
-        score(everything, slice(0, beam if wide else 1))
+        score(np.array(everything), slice(0, beam if wide else 1))
         found = [self._best(candidates[row], sources[row], n_best) for row in everything]
         if not wide and beam > 1:
             # No token has a log-probability above 0, so a length whose prior is below a finished frame can't win.

@@ -19,7 +19,6 @@ TINY = [
     "--data.batch_size=64",
     "--trainer.check_val_every_n_epoch=1",
     "--trainer.precision=32-true",
-    "--trainer.enable_progress_bar=false",
     "--trainer.enable_model_summary=false",
 ]
 

@@ -94,7 +94,7 @@ class BatchStream:
         total = -(-len(self.corpus) // self.batch_size)
         return total // self.world if self.shuffle else -(-(total - self.rank) // self.world)
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+    def __iter__(self) -> Iterator[Batch]:
         # A caller that knows the length never asks past the last batch, so an epoch is closed when the next begins.
         if self.position >= len(self):
             self.position = 0

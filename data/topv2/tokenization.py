@@ -77,7 +77,9 @@ class PieceTokenizer:
         return [self._source(text, encoding) for text, encoding in zip(utterances, encodings, strict=True)]
 
     def _source(self, text: str, encoding: Any) -> Source:
-        ids, starts, ends = [], [], []
+        ids: list[int] = []
+        starts: list[int] = []
+        ends: list[int] = []
         for piece, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
             # A piece may begin with the space before its word; offsets are of what can be pointed at.
             while start < end and text[start].isspace():

@@ -1,0 +1,18 @@
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+
+@pytest.mark.parametrize("name", ["01_exact_match"])
+def test_notebooks_run(name: str, repository: Path, bundle: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FRAMEFILL_BUNDLE", str(bundle))
+    monkeypatch.setenv("FRAMEFILL_EVERY", "1")
+    monkeypatch.setenv("TOPV2_DIR", str(corpus))
+    monkeypatch.setenv("PYTHONPATH", str(repository))
+    notebook = nbformat.read(repository / "notebooks" / f"{name}.ipynb", as_version=4)
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(repository / "notebooks")}}).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    kinds = {kind for output in outputs for kind in output.get("data", {})}
+    assert {"image/png", "text/html"} <= kinds

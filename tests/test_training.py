@@ -1,0 +1,253 @@
+import csv
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data.topv2.batches import PAD_TARGET, BatchStream, EncodedCorpus
+from lightning_modules.losses import smoothed_nll
+from lightning_modules.nar import ConvNARModule, OptimizationConfig, hide
+from parsers.conv_nar.model import ConvNAR, ConvNARConfig
+from parsers.dropout import ByteDropout
+from parsers.encoders import LightweightConv
+from parsers.mask_predict import MASKED, refine
+from parsers.nar import DecodingConfig
+from parsers.pointer import PointerHead
+from tests.training import command, environment, fit
+
+SMALL = ConvNARConfig(
+    width=32,
+    encoder_kernels=[3],
+    encoder_feed_forward=32,
+    decoder_kernels=[3],
+    decoder_feed_forward=32,
+    length_hidden=32,
+)
+
+
+def corpus_of(rows: int) -> EncodedCorpus:
+    rng = np.random.default_rng(0)
+    sources = [rng.integers(2, 50, rng.integers(1, 15)).tolist() for _ in range(rows)]
+    targets = [rng.integers(0, 20, rng.choice([2, 6, 10])).tolist() for _ in range(rows)]
+    return EncodedCorpus(sources, targets, pad_id=0)
+
+
+def test_batches_hold_every_row_once_whatever_the_grouping():
+    corpus = corpus_of(500)
+    stream = BatchStream(corpus, 64)
+    pieces, targets = [], []
+    for batch in stream:
+        mask = torch.ones_like(batch.pieces, dtype=torch.bool) if batch.mask is None else batch.mask
+        pieces += batch.pieces[mask].tolist()
+        start = 0
+        for group in batch.targets:
+            lengths = batch.lengths[start : start + len(group)]
+            assert (group != PAD_TARGET).sum(1).tolist() == lengths.tolist()
+            targets += group[group != PAD_TARGET].tolist()
+            start += len(group)
+        assert start == len(batch.lengths)
+    assert sorted(pieces) == sorted(corpus.source.tolist())
+    assert sorted(targets) == sorted(corpus.target.tolist())
+
+
+def test_a_stream_continues_where_its_state_was_taken():
+    whole, broken = BatchStream(corpus_of(300), 32, seed=5), BatchStream(corpus_of(300), 32, seed=5)
+    expected = [batch.pieces for _ in range(2) for batch in whole]
+    found = [batch.pieces for batch in broken]
+    iterator = iter(broken)
+    found += [next(iterator).pieces for _ in range(4)]
+    again = BatchStream(corpus_of(300), 32, seed=5)
+    again.load_state_dict(broken.state_dict())
+    found += [batch.pieces for batch in again]
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+
+
+def test_processes_share_an_epoch_without_overlap():
+    corpus = corpus_of(300)
+    parts = [[b.pieces.tolist() for b in BatchStream(corpus, 32, rank=rank, world=2)] for rank in range(2)]
+    assert len(parts[0]) == len(parts[1]) == len(BatchStream(corpus, 32, rank=0, world=2))
+    assert not [batch for batch in parts[0] if batch in parts[1]]
+
+
+def test_padding_is_under_a_tenth_on_topv2_lengths(topv2_root: Path):
+    from lightning_modules.datamodule import TOPv2DataModule
+
+    module = TOPv2DataModule(str(topv2_root), ["timer", "weather"], batch_size=512)
+    module.setup("fit")
+    assert module.train_corpus is not None
+    assert BatchStream(module.train_corpus, 512).padding() < 0.1
+
+
+def test_lightweight_convolution_is_a_depthwise_convolution():
+    torch.manual_seed(0)
+    conv = LightweightConv(12, 3, 5)
+    x = torch.randn(2, 7, 12)
+    kernel = conv.weight.repeat_interleave(4, dim=0)[:, None]
+    expected = torch.nn.functional.conv1d(x.transpose(1, 2), kernel, conv.bias, padding=2, groups=12).transpose(1, 2)
+    assert torch.allclose(conv(x), expected, atol=1e-5)
+
+
+def test_padding_changes_nothing():
+    torch.manual_seed(0)
+    model = ConvNAR(SMALL, vocabulary=50, ontology=9, max_positions=20).eval()
+    pieces, lengths = torch.randint(2, 50, (1, 6)), torch.tensor([6])
+    memory, priors = model.encode(pieces, None)
+    scores = model.decode(memory, pieces, None, torch.full((1, 6), MASKED), lengths)
+    padded = torch.nn.functional.pad(pieces, (0, 4))
+    mask = torch.arange(10)[None] < 6
+    memory, padded_priors = model.encode(padded, mask)
+    padded_scores = model.decode(memory, padded, mask, torch.full((1, 9), MASKED), lengths)
+    assert torch.allclose(priors, padded_priors, atol=1e-4)
+    assert torch.allclose(scores, padded_scores[:, :6, : 9 + 6], atol=1e-4)
+    assert padded_scores[:, :6, 15:].max() < -100
+
+
+@pytest.mark.parametrize("copy", ["positions", "types"])
+def test_pointer_head_is_a_distribution(copy: str):
+    torch.manual_seed(0)
+    head = PointerHead(16, 5, heads=4, copy=copy)
+    pieces = torch.tensor([[3, 4, 3]])
+    scores = head(torch.randn(1, 2, 16), torch.randn(1, 3, 16), None, pieces)
+    if copy == "positions":
+        assert torch.allclose(scores.exp().sum(-1), torch.ones(1, 2))
+    else:
+        assert torch.equal(scores[..., 5], scores[..., 7])
+        assert torch.allclose(scores[..., :7].exp().sum(-1), torch.ones(1, 2), atol=1e-5)
+
+
+def test_byte_dropout_keeps_the_mean_and_rests_in_evaluation():
+    torch.manual_seed(0)
+    dropout = ByteDropout(0.25)
+    x = torch.ones(200_000)
+    y = dropout(x)
+    assert y.mean().item() == pytest.approx(1, abs=0.01)
+    assert (y == 0).float().mean().item() == pytest.approx(0.25, abs=0.01)
+    assert torch.equal(dropout.eval()(x), x)
+    with pytest.raises(ValueError, match="not in"):
+        ByteDropout(1.0)
+
+
+def test_smoothing_spreads_over_allowed_classes_alone():
+    log_probs = torch.log_softmax(torch.tensor([[1.0, 2.0, -1e4]]), -1)
+    allowed = torch.tensor([[True, True, False]])
+    loss = smoothed_nll(log_probs, torch.tensor([1]), 0.2, allowed)
+    assert loss.item() == pytest.approx((-0.8 * log_probs[0, 1] - 0.1 * log_probs[0, :2].sum()).item())
+    assert smoothed_nll(log_probs, torch.tensor([1]), 0.0).item() == pytest.approx(-log_probs[0, 1].item())
+
+
+def test_masking():
+    torch.manual_seed(0)
+    targets = torch.tensor([[4, 5, 6, 7], [4, 5, PAD_TARGET, PAD_TARGET]])
+    lengths = torch.tensor([4, 2])
+    tokens, scored = hide(targets, lengths, "everything")
+    assert (tokens == MASKED).all()
+    assert torch.equal(scored, targets != PAD_TARGET)
+    counts = set()
+    for _ in range(50):
+        tokens, scored = hide(targets, lengths, "uniform")
+        assert torch.equal(tokens[~scored & (targets != PAD_TARGET)], targets[~scored & (targets != PAD_TARGET)])
+        assert (tokens[scored] == MASKED).all()
+        counts.add(int(scored[0].sum()))
+    assert counts == {1, 2, 3, 4}
+
+
+def test_mask_predict_hides_the_least_certain():
+    seen = []
+
+    def score(tokens: np.ndarray) -> np.ndarray:
+        seen.append(tokens.copy())
+        return np.log(np.array([[[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.5, 0.5]]]))
+
+    refine(score, np.array([4]), passes=2)
+    assert seen[0].tolist() == [[MASKED] * 4]
+    assert seen[1].tolist() == [[0, MASKED, 1, MASKED]]
+
+
+def test_mask_predict_model_reads_tokens():
+    torch.manual_seed(0)
+    model = ConvNAR(ConvNARConfig(**{**vars(SMALL), "reads_tokens": True}), 50, 9, 20).eval()
+    pieces, lengths = torch.randint(2, 50, (1, 5)), torch.tensor([4])
+    memory, _ = model.encode(pieces, None)
+    one, two = (
+        model.decode(memory, pieces, None, torch.tensor([tokens]), lengths)
+        for tokens in ([-1, -1, -1, -1], [3, 10, -1, -1])
+    )
+    assert not torch.allclose(one, two)
+
+
+def test_configurations_that_cannot_work():
+    with pytest.raises(ValueError, match="reads_tokens"):
+        ConvNARModule(decoding=DecodingConfig(passes=2))
+    with pytest.raises(ValueError, match="reads_tokens"):
+        ConvNARModule(optimization=OptimizationConfig(masking="uniform"))
+    with pytest.raises(ValueError, match="masking"):
+        OptimizationConfig(masking="some")
+    with pytest.raises(ValueError, match="length_beam"):
+        DecodingConfig(length_beam=0)
+
+
+def test_a_run_leaves_checkpoint_logs_and_record(run: Path):
+    folder = run / "runs" / "tiny"
+    assert (folder / "config.yaml").exists()
+    record = json.loads((run / "results" / "tiny" / "metrics.json").read_text())
+    assert record["count"] == 120
+    assert record["well_formed"] == 100.0
+    assert record["made"]["seed"] == 0
+    assert record["made"]["data"]["checksum"]
+    assert record["environment"]["hardware"]["cores"]
+    (log,) = folder.glob("csv/*/metrics.csv")
+    assert "val/exact_match" in next(csv.reader(log.open()))
+    assert list(folder.glob("tensorboard/*/events*"))
+
+
+def _final(folder: Path) -> dict[str, torch.Tensor]:
+    checkpoint = torch.load(folder / "runs" / "r" / "last.ckpt", weights_only=True)
+    return {**checkpoint["state_dict"], **{f"now.{k}": v for k, v in checkpoint["current_model_state"].items()}}
+
+
+def test_a_killed_run_resumes_to_the_very_same_parameters(tmp_path: Path, corpus: Path, repository: Path):
+    arguments = ("--run=r", "--trainer.max_epochs=6", "--checkpoint_every=11")
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    fit(tmp_path / "whole", corpus, repository, *arguments)
+    # A checkpoint in the middle of an epoch: every 7 steps of 11.
+    words = command(corpus, repository, "--run=r", "--trainer.max_epochs=6", "--checkpoint_every=7")
+    process = subprocess.Popen(
+        words,
+        cwd=tmp_path / "killed",
+        env=environment(repository),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    last = tmp_path / "killed" / "runs" / "r" / "last.ckpt"
+    deadline = time.monotonic() + 120
+    while not last.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "results").exists(), "the run ended before it was killed"
+    fit(tmp_path / "killed", corpus, repository, *arguments, "--resume=true")
+    whole, resumed = _final(tmp_path / "whole"), _final(tmp_path / "killed")
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_two_processes_train_one_parser(tmp_path: Path, corpus: Path, repository: Path, run: Path):
+    arguments = (
+        "--run=ddp",
+        "--trainer.max_epochs=3",
+        "--trainer.strategy=ddp",
+        "--trainer.devices=2",
+        "--data.batch_size=32",
+    )
+    fit(tmp_path, corpus, repository, *arguments)
+    one = json.loads((run / "results" / "tiny" / "metrics.json").read_text())
+    two = json.loads((tmp_path / "results" / "ddp" / "metrics.json").read_text())
+    assert two["count"] == one["count"]
+    assert two["exact_match"] == pytest.approx(one["exact_match"], abs=15)
