@@ -74,7 +74,9 @@ def main() -> None:
 def _bart() -> BartForConditionalGeneration:
     torch.manual_seed(0)
     sizes = {"encoder_layers": 6, "decoder_layers": 6, "d_model": 768, "encoder_ffn_dim": 3072, "decoder_ffn_dim": 3072}
-    return BartForConditionalGeneration(BartConfig(encoder_attention_heads=12, decoder_attention_heads=12, **sizes)).eval()
+    return BartForConditionalGeneration(
+        BartConfig(encoder_attention_heads=12, decoder_attention_heads=12, **sizes)
+    ).eval()
 
 
 @torch.inference_mode()

@@ -37,7 +37,9 @@ def main() -> None:
     data.setup("fit")
     assert data.assets is not None and data.train_corpus is not None
     module = ConvNARModule(
-        ConvNARConfig(**groups["model"]), DecodingConfig(**groups["decoding"]), OptimizationConfig(**groups["optimization"])
+        ConvNARConfig(**groups["model"]),
+        DecodingConfig(**groups["decoding"]),
+        OptimizationConfig(**groups["optimization"]),
     )
     module.build(data.assets)
     module.train()

@@ -64,7 +64,11 @@ def evaluate(
             progress(len(chunk))
     if predictions is not None:
         write_text(predictions, "".join(rows))
-    return {**rounded(metric.compute()), "latency_ms": round(1000 * spent / max(1, len(examples)), 3)}
+    figures = rounded(metric.compute())
+    if trained_on is None:
+        # What the parser was trained on is not known here, so which utterances are new to it is not either.
+        del figures["unseen_exact_match"], figures["unseen_count"]
+    return {**figures, "latency_ms": round(1000 * spent / max(1, len(examples)), 3)}
 
 
 def table(metrics: dict[str, Any]) -> None:
@@ -78,7 +82,8 @@ def table(metrics: dict[str, Any]) -> None:
         "exact_match", "macro_exact_match", "unseen_exact_match", "unordered_exact_match", "well_formed",
         "scenario_accuracy", "frame_length_accuracy", "bracket_f1", "latency_ms",
     ):  # fmt: skip
-        summary.add_row(name.replace("_", " "), f"{metrics[name]:.2f}")
+        if name in metrics:
+            summary.add_row(name.replace("_", " "), f"{metrics[name]:.2f}")
     console.print(summary)
     for part in ("by_domain", "by_depth", "by_slots"):
         breakdown = Table(part.replace("_", " "), "exact match", "utterances")

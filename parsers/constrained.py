@@ -22,8 +22,9 @@ from data.topv2.ontology import Ontology
 #: What may come next inside a frame: a slot or the close of an intent; the content of a slot; the rest of a
 #: leaf; the close of a slot.
 _IN_INTENT, _IN_SLOT, _IN_LEAF, _AFTER_CONTENT = range(4)
-#: Steps after which the search gives up on a hopeless utterance and answers the best bare intent.
-MAX_STEPS = 20_000
+#: Steps of exact search, which a trained parser needs for none but the oddest utterances; then as many that dive for
+#: any good frame.
+MAX_STEPS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,9 +182,10 @@ def decode(grammar: Grammar, candidates: Sequence[Lengths], pieces: int) -> Iter
 
     Yields:
         Sequences in the order of ``prior + sum of position scores``. After :data:`MAX_STEPS` steps without one,
-        the best bare intent under the first candidate.
+        the first frame that a search from the furthest positions reaches; if there is none either, the best bare
+        intent under the first candidate.
     """
-    # An entry is one option of one node: (negated bound, tie-break, candidate, position, state, path, score so
+    # An entry is one option of one node: (urgency, negated bound, tie-break, candidate, position, state, path, score so
     # far, ranked options, which of them). Its siblings are pushed only when it is taken, so that a step costs two
     # pushes whatever the size of the ontology.
     queue: list[tuple] = []
@@ -195,19 +197,26 @@ def decode(grammar: Grammar, candidates: Sequence[Lengths], pieces: int) -> Iter
     ) -> None:
         if rank < len(options):
             bound = score - options[rank][0] + candidates[candidate].bound[position + 1]
-            heapq.heappush(queue, (-bound, next(tie), candidate, position, state, path, score, options, rank))
+            urgency = -position if diving else 0
+            heapq.heappush(queue, (urgency, -bound, next(tie), candidate, position, state, path, score, options, rank))
 
     def options_of(candidate: int, position: int, state: State) -> list[tuple[float, int]]:
         tokens, first, stop = grammar.options(state)
         return candidates[candidate].ranked(position, tokens, size + first, size + min(stop, pieces))
 
+    found, steps, diving = 0, 0, False
     start = grammar.start()
     for candidate, lengths in enumerate(candidates):
         push(candidate, 0, start, None, lengths.prior, options_of(candidate, 0, start), 0)
-    found, steps = 0, 0
-    while queue and steps < MAX_STEPS:
+    while queue and steps < 2 * MAX_STEPS:
         steps += 1
-        _, _, candidate, position, state, path, score, options, rank = heapq.heappop(queue)
+        if steps > MAX_STEPS and not diving:
+            if found:
+                return
+            diving = True
+            queue = [(-entry[4], *entry[1:]) for entry in queue]
+            heapq.heapify(queue)
+        _, _, _, candidate, position, state, path, score, options, rank = heapq.heappop(queue)
         push(candidate, position, state, path, score, options, rank + 1)
         cost, token = options[rank]
         after = grammar.step(state, token)
@@ -218,6 +227,8 @@ def decode(grammar: Grammar, candidates: Sequence[Lengths], pieces: int) -> Iter
         if left == 0:
             found += 1
             yield Decoded(candidate, _unroll(path), score)
+            if diving:
+                return
         else:
             push(candidate, position + 1, after, path, score, options_of(candidate, position + 1, after), 0)
     if not found:

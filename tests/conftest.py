@@ -17,7 +17,7 @@ TINY = [
     "--model.init_args.model.length_hidden=32",
     "--data.vocabulary=500",
     "--data.batch_size=64",
-    "--trainer.check_val_every_n_epoch=1",
+    "--trainer.check_val_every_n_epoch=15",
     "--trainer.precision=32-true",
     "--trainer.enable_model_summary=false",
 ]
@@ -49,7 +49,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, corpus: Path, repository: Path
     from tests.training import fit
 
     folder = tmp_path_factory.mktemp("run")
-    fit(folder, corpus, repository, "--run=tiny", "--trainer.max_epochs=3")
+    fit(folder, corpus, repository, "--run=tiny", "--trainer.max_epochs=30")
     return folder
 
 

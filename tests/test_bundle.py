@@ -42,7 +42,8 @@ def test_every_frame_is_well_formed_and_n_best_is_ordered(bundle: Path, corpus: 
         assert all(parser.ontology.valid(h.frame) for h in hypotheses)
 
 
-def test_lazy_lengths_give_the_best_of_the_whole_beam(bundle: Path, corpus: Path):
+def test_lazy_lengths_give_the_best_of_the_whole_beam(bundle: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("parsers.constrained.MAX_STEPS", 100_000)
     parser = runtime.load(bundle, "fp32")
     utterances = [example.utterance for example in read_split(corpus, "eval")]
     for lazy, wide in zip(parser.parse(utterances), parser.parse(utterances, n_best=2), strict=True):
