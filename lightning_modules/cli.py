@@ -128,7 +128,7 @@ def fit(arguments: list[str]) -> None:
     # Tokenization is over in seconds; its threads would compete with the arithmetic and warn at every fork.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # LightningCLI reads the words that a shell passed; handing them over any other way makes it warn.
-    sys.argv = [f"{sys.argv[0]} fit", "fit", *arguments]
+    sys.argv = [sys.argv[0], "fit", *arguments]
     warnings.filterwarnings("ignore", message=".*WeightAveraging callback with a model that overrides.*")
     warnings.filterwarnings("ignore", message=".*not supported by the model summary.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
