@@ -104,6 +104,8 @@ class TOPv2DataModule(pl.LightningDataModule):
         self.eval_examples: list[Example] = []
         self.trained_on: set[tuple[str, str]] = set()
         self.checksum = ""
+        self._stream: BatchStream | None = None
+        self._stream_state: dict[str, Any] | None = None
 
     def setup(self, stage: str) -> None:
         """Reads, cuts and encodes the corpus once.
@@ -147,7 +149,23 @@ class TOPv2DataModule(pl.LightningDataModule):
     def train_dataloader(self) -> BatchStream:
         """Batches of like lengths, resumable at any batch."""
         assert self.train_corpus is not None
-        return BatchStream(self.train_corpus, self.hparams["batch_size"], self.hparams["seed"], True, *self._ranks())
+        h: Any = self.hparams
+        self._stream = BatchStream(self.train_corpus, h.batch_size, h.seed, True, *self._ranks())
+        if self._stream_state is not None:
+            self._stream.load_state_dict(self._stream_state)
+        return self._stream
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the training batches stand, for the checkpoint."""
+        return {} if self._stream is None else {"stream": self._stream.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remembers where to continue.
+
+        Lightning restores the state of loaders as well, but not when the loader was built before the checkpoint
+        was read, as happens when the schedule asks for the number of steps.
+        """
+        self._stream_state = state_dict.get("stream")
 
     def val_dataloader(self) -> RowStream:
         """Numbers of eval rows."""

@@ -1,5 +1,9 @@
 import csv
 import json
+import os
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +19,7 @@ from parsers.encoders import LightweightConv
 from parsers.mask_predict import MASKED, refine
 from parsers.nar import DecodingConfig
 from parsers.pointer import PointerHead
+from tests.training import command, environment, fit
 
 SMALL = ConvNARConfig(
     width=32,
@@ -199,3 +204,51 @@ def test_a_run_leaves_checkpoint_logs_and_record(run: Path):
     (log,) = folder.glob("csv/*/metrics.csv")
     assert "val/exact_match" in next(csv.reader(log.open()))
     assert list(folder.glob("tensorboard/*/events*"))
+
+
+def _final(folder: Path) -> dict[str, torch.Tensor]:
+    checkpoint = torch.load(folder / "runs" / "r" / "last.ckpt", weights_only=True)
+    return {**checkpoint["state_dict"], **{f"now.{k}": v for k, v in checkpoint["current_model_state"].items()}}
+
+
+def test_a_killed_run_resumes_to_the_very_same_parameters(tmp_path: Path, corpus: Path, repository: Path):
+    arguments = ("--run=r", "--trainer.max_epochs=6", "--checkpoint_every=11")
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    fit(tmp_path / "whole", corpus, repository, *arguments)
+    # A checkpoint in the middle of an epoch: every 7 steps of 11.
+    words = command(corpus, repository, "--run=r", "--trainer.max_epochs=6", "--checkpoint_every=7")
+    process = subprocess.Popen(
+        words,
+        cwd=tmp_path / "killed",
+        env=environment(repository),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    last = tmp_path / "killed" / "runs" / "r" / "last.ckpt"
+    deadline = time.monotonic() + 120
+    while not last.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "results").exists(), "the run ended before it was killed"
+    fit(tmp_path / "killed", corpus, repository, *arguments, "--resume=true")
+    whole, resumed = _final(tmp_path / "whole"), _final(tmp_path / "killed")
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_two_processes_train_one_parser(tmp_path: Path, corpus: Path, repository: Path, run: Path):
+    arguments = (
+        "--run=ddp",
+        "--trainer.max_epochs=3",
+        "--trainer.strategy=ddp",
+        "--trainer.devices=2",
+        "--data.batch_size=32",
+    )
+    fit(tmp_path, corpus, repository, *arguments)
+    one = json.loads((run / "results" / "tiny" / "metrics.json").read_text())
+    two = json.loads((tmp_path / "results" / "ddp" / "metrics.json").read_text())
+    assert two["count"] == one["count"]
+    assert two["exact_match"] == pytest.approx(one["exact_match"], abs=15)
+    assert two["exact_match"] > 10
