@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pytorch_lightning as pl
@@ -48,15 +48,6 @@ class OptimizationConfig:
     def __post_init__(self) -> None:
         if self.masking not in ("everything", "uniform"):
             raise ValueError(f"masking {self.masking!r}: 'everything' or 'uniform'")
-
-
-@dataclass
-class ConvNARTraining:
-    """Configuration groups of :class:`ConvNARModule`."""
-
-    model: ConvNARConfig = field(default_factory=ConvNARConfig)
-    decoding: DecodingConfig = field(default_factory=DecodingConfig)
-    optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
 
 
 class ConvNARModule(pl.LightningModule):
@@ -114,25 +105,22 @@ class ConvNARModule(pl.LightningModule):
         return losses["loss"]
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Token, length and total loss, each a scalar; tokens weigh the same whichever group they are in."""
+        """Token, length and total loss, each a scalar."""
         assert self.model is not None
         o = self.optimization
         memory, length_scores = self.model.encode(batch.pieces, batch.mask)
-        total, count, start = memory.new_zeros((), dtype=torch.float32), 0, 0
-        for targets in batch.targets:
-            part = slice(start, start + len(targets))
-            start += len(targets)
-            pieces, lengths = batch.pieces[part], batch.lengths[part]
-            mask = None if batch.mask is None else batch.mask[part]
-            tokens, scored = hide(targets, lengths, o.masking)
-            scores = self.model.decode(memory[part], pieces, mask, tokens, lengths)
-            allowed = None
-            if mask is not None and o.label_smoothing:
-                labels = mask.new_ones(len(mask), self.model.ontology_size)
-                allowed = torch.cat((labels, mask), dim=1)[:, None].expand_as(scores)[scored]
-            total = total + smoothed_nll(scores[scored], targets[scored], o.label_smoothing, allowed).sum()
-            count += int(scored.sum())
-        token_loss = total / count
+        hidden = [hide(targets, o.masking) for targets in batch.targets]
+        scores = self.model.decode_groups(
+            memory, batch.pieces, batch.mask, [tokens for tokens, _ in hidden], batch.target_masks, batch.lengths
+        ).flatten(0, -2)
+        allowed = None
+        if batch.mask is not None and o.label_smoothing:
+            steps = torch.cat([batch.lengths.new_full((len(t),), t.shape[1]) for t in batch.targets])
+            pieces = batch.mask.repeat_interleave(steps, dim=0)
+            allowed = torch.cat((pieces.new_ones(len(pieces), self.model.ontology_size), pieces), dim=1)
+        targets = torch.cat([targets.flatten() for targets in batch.targets]).clamp(min=0)
+        scored = torch.cat([where.flatten() for _, where in hidden])
+        token_loss = (smoothed_nll(scores, targets, o.label_smoothing, allowed) * scored).sum() / scored.sum()
         length_loss = smoothed_nll(length_scores, batch.lengths, o.length_smoothing).mean()
         return {"loss": token_loss + o.length_weight * length_loss, "tokens": token_loss, "length": length_loss}
 
@@ -212,12 +200,11 @@ class ConvNARModule(pl.LightningModule):
         return datamodule
 
 
-def hide(targets: Tensor, lengths: Tensor, masking: str) -> tuple[Tensor, Tensor]:
+def hide(targets: Tensor, masking: str) -> tuple[Tensor, Tensor]:
     """What the decoder sees of the targets, and which positions are scored.
 
     Args:
         targets: ``[B, T]`` ids, :data:`PAD_TARGET` after the end.
-        lengths: ``[B]``.
         masking: see :class:`OptimizationConfig`.
 
     Returns:
@@ -228,6 +215,6 @@ def hide(targets: Tensor, lengths: Tensor, masking: str) -> tuple[Tensor, Tensor
         return torch.full_like(targets, MASKED), real
     drawn = torch.rand(targets.shape, device=targets.device).masked_fill(~real, 2.0)
     rank = drawn.argsort(dim=1).argsort(dim=1)
-    count = (torch.rand(len(lengths), device=targets.device) * lengths).floor() + 1
+    count = (torch.rand(len(targets), device=targets.device) * real.sum(dim=1)).floor() + 1
     hidden = (rank < count[:, None]) & real
     return torch.where(hidden | ~real, MASKED, targets), hidden

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
 from parsers.dropout import ByteDropout
+from parsers.layout import Layout
 
 
 class LightweightConv(nn.Module):
@@ -36,9 +37,11 @@ class LightweightConv(nn.Module):
         with torch.no_grad():
             self.weight[:, kernel // 2] += 1.0
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, T, width]`` to the same shape; padding must already be zero."""
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """``[B, T, width]`` to the same shape; ``mask`` ``[B, T]`` is True at tokens, None where nothing is padded."""
         batch, length, width = x.shape
+        if mask is not None:
+            x = x * mask[:, :, None].to(x.dtype)
         positions = torch.arange(length, device=x.device)
         taps = positions[None, :] - positions[:, None] + self.kernel // 2
         reached = (taps >= 0) & (taps < self.kernel)
@@ -64,29 +67,34 @@ class Attention(nn.Module):
         self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, memory: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, layout: Layout, memory: Tensor, memory_layout: Layout) -> Tensor:
         """Attends from ``x`` to ``memory``.
 
         Args:
-            x: ``[B, T, width]``.
-            memory: ``[B, S, width]``; pass ``x`` itself for self-attention.
-            mask: ``[B, 1, 1, S]``, True where memory may be read, or None for everywhere.
+            x: states, laid out by ``layout``.
+            layout: groups of ``x``.
+            memory: states that are read; pass ``x`` itself for self-attention.
+            memory_layout: groups of ``memory``, as many and of as many rows as those of ``x``.
 
         Returns:
-            ``[B, T, width]``.
+            As ``x``.
         """
-        batch, length, width = x.shape
+        query, (key, value) = self.query(x), self.key_value(memory).chunk(2, dim=-1)
+        parts = (layout.split(query), memory_layout.split(key), memory_layout.split(value), memory_layout.masks)
+        return self.out(layout.join([self._attend(*part) for part in zip(*parts, strict=True)]))
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        batch, length, width = query.shape
 
         def split(y: Tensor) -> Tensor:
-            return y.view(batch, -1, self.heads, width // self.heads).transpose(1, 2)
+            return y.reshape(batch, -1, self.heads, width // self.heads).transpose(1, 2)
 
-        key, value = self.key_value(memory).chunk(2, dim=-1)
         # Written out: at ten positions the fused kernel's backward pass takes longer on a CPU than all else here.
-        logits = torch.matmul(split(self.query(x)), split(key).transpose(2, 3)) * (width // self.heads) ** -0.5
+        logits = torch.matmul(split(query), split(key).transpose(2, 3)) * (width // self.heads) ** -0.5
         if mask is not None:
-            logits = logits.masked_fill(~mask, -1e4)
+            logits = logits.masked_fill(~mask[:, None, None, :], -1e4)
         attended = torch.matmul(F.softmax(logits, dim=-1), split(value))
-        return self.out(attended.transpose(1, 2).reshape(batch, length, width))
+        return attended.transpose(1, 2).reshape(batch, length, width)
 
 
 class LightConvBlock(nn.Module):
@@ -130,27 +138,31 @@ class LightConvBlock(nn.Module):
         self.norm_feed = nn.LayerNorm(width)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None, memory: Tensor | None = None, memory_mask: Tensor | None = None
+        self, x: Tensor, layout: Layout, memory: Tensor | None = None, memory_layout: Layout | None = None
     ) -> Tensor:
-        """``[B, T, width]`` to the same shape.
+        """States to states of the same shape.
 
         Args:
-            x: states.
-            mask: ``[B, T]`` True at tokens, or None where there is no padding.
-            memory: ``[B, S, width]`` encoder states, for a decoder's block.
-            memory_mask: ``[B, 1, 1, S]`` True at pieces, or None.
+            x: states, laid out by ``layout``.
+            layout: groups of ``x``.
+            memory: encoder states, for a decoder's block.
+            memory_layout: groups of ``memory``, matching those of ``x``.
         """
         if self.self_attention is not None and self.norm_self is not None:
-            read = None if mask is None else mask[:, None, None, :]
-            x = self.norm_self(x + self.dropout(self.self_attention(x, x, read)))
-        hidden = F.glu(self.gate(x), dim=-1)
-        if mask is not None:
-            hidden = hidden * mask[:, :, None].to(hidden.dtype)
-        x = self.norm_conv(x + self.dropout(self.mix(self.conv(hidden))))
+            x = self.norm_self(x + self.dropout(self.self_attention(x, layout, x, layout)))
+        gated = layout.split(F.glu(self.gate(x), dim=-1))
+        hidden = layout.join([self.conv(part, mask) for part, mask in zip(gated, layout.masks, strict=True)])
+        x = self.norm_conv(x + self.dropout(self.mix(hidden)))
         if self.cross_attention is not None and self.norm_cross is not None:
-            assert memory is not None
-            x = self.norm_cross(x + self.dropout(self.cross_attention(x, memory, memory_mask)))
+            assert memory is not None and memory_layout is not None
+            x = self.norm_cross(x + self.dropout(self.cross_attention(x, layout, memory, memory_layout)))
         return self.norm_feed(x + self.dropout(self.outer(F.relu(self.inner(x)))))
+
+
+def working(x: Tensor) -> Tensor:
+    """Under autocast ``x`` in the type of the matrix products, so that sums and norms between them move half the bytes."""
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
 
 def sinusoids(length: int, width: int) -> Tensor:
@@ -204,7 +216,8 @@ class LightConvEncoder(nn.Module):
         """Piece ids ``[B, S]`` to states ``[B, S, width]``; ``mask`` ``[B, S]`` is True at pieces, None without padding."""
         length = pieces.shape[1]
         x = self.embedding(pieces) * self.scale + self.positions[:length] + self.sinusoids[:length]
-        x = self.dropout(self.norm(x))
+        x = self.dropout(working(self.norm(x)))
+        layout = Layout.single(x, mask)
         for block in self.blocks:
-            x = block(x, mask)
+            x = block(x, layout)
         return x

@@ -48,10 +48,7 @@ class LengthModule(nn.Module):
         """Encoder states ``[B, S, width]`` to log-probabilities of lengths ``[B, classes]``."""
         x = self.enter(memory)
         for gate, conv in zip(self.gates, self.convs, strict=True):
-            hidden = F.glu(gate(self.dropout(x)), dim=-1)
-            if mask is not None:
-                hidden = hidden * mask[:, :, None].to(hidden.dtype)
-            x = x + conv(hidden)
+            x = x + conv(F.glu(gate(self.dropout(x)), dim=-1), mask)
         x = F.relu(x)
         pooled = masked_mean(x, mask)
         if self.pooling == "mean_max":

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from parsers.layout import Layout
+
 
 class PointerHead(nn.Module):
     """Log-probabilities over ontology tokens and positions of the utterance.
@@ -32,30 +34,47 @@ class PointerHead(nn.Module):
         self.gate = nn.Linear(2 * width, 1)
         self.scale = (width // heads) ** -0.5 / heads
 
-    def forward(self, states: Tensor, memory: Tensor, mask: Tensor | None, pieces: Tensor) -> Tensor:
-        """Scores every position of the target.
+    def forward(
+        self, states: Tensor, layout: Layout, memory: Tensor, memory_layout: Layout, pieces: Tensor
+    ) -> Tensor:
+        """Scores every position of the targets.
 
         Args:
-            states: decoder states ``[B, T, width]``.
-            memory: encoder states ``[B, S, width]``.
-            mask: ``[B, 1, 1, S]``, True at pieces, or None.
+            states: decoder states, laid out by ``layout``.
+            layout: groups of ``states``.
+            memory: encoder states, laid out by ``memory_layout``.
+            memory_layout: groups of ``memory``, matching those of ``states``; ``S`` pieces in each row.
             pieces: piece ids ``[B, S]``, read only by ``copy="types"``.
 
         Returns:
-            ``[B, T, ontology + S]`` log-probabilities; columns of padded pieces are about -1e4.
+            Log-probabilities laid out as ``states``, ``ontology + S`` in the last dimension; those of padded
+            pieces are about -1e4.
         """
+        rows = pieces.split([rows for rows, _ in layout.shapes]) if len(layout.shapes) > 1 else [pieces]
         # The mean over heads of scaled dot products is one dot product over all channels.
-        logits = (
-            torch.matmul(self.query(states), self.key(memory).transpose(1, 2)).float() * self.scale * self.heads**0.5
+        parts = (
+            layout.split(self.query(states)),
+            memory_layout.split(self.key(memory)),
+            memory_layout.split(memory),
+            memory_layout.masks,
+            rows,
         )
-        if mask is not None:
-            logits = logits.masked_fill(~mask[:, 0], -1e4)
-        attention = F.softmax(logits, dim=-1)
-        attended = torch.matmul(attention.to(memory.dtype), memory)
+        pointed = [self._point(*part) for part in zip(*parts, strict=True)]
+        attended, pointer = (layout.join(kind) for kind in zip(*pointed, strict=True))
         gate = self.gate(torch.cat((attended, states), dim=-1)).float()
-        pointer = F.log_softmax(logits, dim=-1)
-        if self.copy == "types":
-            same = (pieces[:, :, None] == pieces[:, None, :]).to(attention.dtype)
-            pointer = torch.matmul(attention, same).clamp(min=1e-7).log()
         ontology = F.log_softmax(self.ontology(states).float(), dim=-1)
         return torch.cat((F.logsigmoid(gate) + ontology, F.logsigmoid(-gate) + pointer), dim=-1)
+
+    def _point(
+        self, query: Tensor, key: Tensor, memory: Tensor, mask: Tensor | None, pieces: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What is pointed at ``[G, T, width]`` and log-probabilities of the places ``[G, T, S]``."""
+        logits = torch.matmul(query, key.transpose(1, 2)).float() * self.scale * self.heads**0.5
+        if mask is not None:
+            logits = logits.masked_fill(~mask[:, None, :], -1e4)
+        attention = F.softmax(logits, dim=-1)
+        attended = torch.matmul(attention.to(memory.dtype), memory)
+        if self.copy == "types":
+            same = (pieces[:, :, None] == pieces[:, None, :]).to(attention.dtype)
+            return attended, torch.matmul(attention, same).clamp(min=1e-7).log()
+        return attended, F.log_softmax(logits, dim=-1)

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from parsers.dropout import ByteDropout
 from parsers.encoders import LightweightConv
 from parsers.mask_predict import MASKED, refine
 from parsers.nar import DecodingConfig
+from parsers.layout import Layout
 from parsers.pointer import PointerHead
 from tests.training import command, environment, fit
 
@@ -90,7 +92,7 @@ def test_lightweight_convolution_is_a_depthwise_convolution():
     x = torch.randn(2, 7, 12)
     kernel = conv.weight.repeat_interleave(4, dim=0)[:, None]
     expected = torch.nn.functional.conv1d(x.transpose(1, 2), kernel, conv.bias, padding=2, groups=12).transpose(1, 2)
-    assert torch.allclose(conv(x), expected, atol=1e-5)
+    assert torch.allclose(conv(x, None), expected, atol=1e-5)
 
 
 def test_padding_changes_nothing():
@@ -109,11 +111,31 @@ def test_padding_changes_nothing():
 
 
 @pytest.mark.parametrize("copy", ["positions", "types"])
+@pytest.mark.parametrize("reads_tokens", [False, True])
+def test_groups_score_as_they_would_alone(copy: str, reads_tokens: bool):
+    torch.manual_seed(0)
+    config = replace(SMALL, pointer_copy=copy, reads_tokens=reads_tokens, decoder_self_heads=2)
+    model = ConvNAR(config, vocabulary=50, ontology=9, max_positions=20).eval()
+    pieces = torch.randint(2, 50, (5, 6))
+    mask = torch.arange(6)[None] < torch.tensor([6, 4, 6, 5, 6])[:, None]
+    lengths = torch.tensor([3, 3, 5, 4, 5])
+    tokens = [torch.randint(-1, 15, (2, 3)), torch.randint(-1, 15, (3, 5))]
+    memory, _ = model.encode(pieces, mask)
+    target_mask = torch.arange(5)[None] < lengths[2:, None]
+    together = model.decode_groups(memory, pieces, mask, tokens, [None, target_mask], lengths)
+    first = model.decode(memory[:2], pieces[:2], mask[:2], tokens[0], lengths[:2])
+    second = model.decode(memory[2:], pieces[2:], mask[2:], tokens[1], lengths[2:])
+    assert together.shape == (2 * 3 + 3 * 5, 9 + 6)
+    assert torch.allclose(together, torch.cat((first.flatten(0, 1), second.flatten(0, 1))), atol=1e-4)
+
+
+@pytest.mark.parametrize("copy", ["positions", "types"])
 def test_pointer_head_is_a_distribution(copy: str):
     torch.manual_seed(0)
     head = PointerHead(16, 5, heads=4, copy=copy)
     pieces = torch.tensor([[3, 4, 3]])
-    scores = head(torch.randn(1, 2, 16), torch.randn(1, 3, 16), None, pieces)
+    states, memory = torch.randn(1, 2, 16), torch.randn(1, 3, 16)
+    scores = head(states, Layout.single(states, None), memory, Layout.single(memory, None), pieces)
     if copy == "positions":
         assert torch.allclose(scores.exp().sum(-1), torch.ones(1, 2))
     else:
@@ -144,13 +166,12 @@ def test_smoothing_spreads_over_allowed_classes_alone():
 def test_masking():
     torch.manual_seed(0)
     targets = torch.tensor([[4, 5, 6, 7], [4, 5, PAD_TARGET, PAD_TARGET]])
-    lengths = torch.tensor([4, 2])
-    tokens, scored = hide(targets, lengths, "everything")
+    tokens, scored = hide(targets, "everything")
     assert (tokens == MASKED).all()
     assert torch.equal(scored, targets != PAD_TARGET)
     counts = set()
     for _ in range(50):
-        tokens, scored = hide(targets, lengths, "uniform")
+        tokens, scored = hide(targets, "uniform")
         assert torch.equal(tokens[~scored & (targets != PAD_TARGET)], targets[~scored & (targets != PAD_TARGET)])
         assert (tokens[scored] == MASKED).all()
         counts.add(int(scored[0].sum()))

@@ -26,12 +26,14 @@ class Batch(NamedTuple):
         mask: ``[B, S]`` True at pieces, None when no row is padded.
         lengths: ``[B]`` lengths of the targets, ascending.
         targets: consecutive groups of the rows, ``[G, T]`` each, :data:`PAD_TARGET` after the end.
+        target_masks: for each group ``[G, T]``, True at tokens, None where nothing is padded.
     """
 
     pieces: Tensor
     mask: Tensor | None
     lengths: Tensor
     targets: list[Tensor]
+    target_masks: list[Tensor | None]
 
 
 class EncodedCorpus:
@@ -58,12 +60,10 @@ class EncodedCorpus:
         rows = rows[np.argsort(self.target_lengths[rows], kind="stable")]
         pieces, mask = _gather(self.source, self.source_ends, self.source_lengths, rows, self.pad_id)
         lengths = self.target_lengths[rows]
-        targets = [
-            torch.from_numpy(_gather(self.target, self.target_ends, self.target_lengths, rows[part], PAD_TARGET)[0])
-            for part in groups(lengths)
-        ]
+        parts = groups(lengths)
+        targets = [_gather(self.target, self.target_ends, self.target_lengths, rows[p], PAD_TARGET) for p in parts]
         return Batch(
-            torch.from_numpy(pieces), None if mask.all() else torch.from_numpy(mask), torch.from_numpy(lengths), targets
+            pieces, mask, torch.from_numpy(lengths), [ids for ids, _ in targets], [where for _, where in targets]
         )
 
 
@@ -153,10 +153,11 @@ def _flatten(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
 
 def _gather(
     flat: np.ndarray, ends: np.ndarray, lengths: np.ndarray, rows: np.ndarray, pad: int
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Tensor, Tensor | None]:
     sizes = lengths[rows]
     steps = np.arange(sizes.max())
     mask = steps[None, :] < sizes[:, None]
     starts = ends[rows] - sizes
     places = np.minimum(starts[:, None] + steps[None, :], len(flat) - 1)
-    return np.where(mask, flat[places], pad), mask
+    values = torch.from_numpy(np.where(mask, flat[places], pad))
+    return values, None if mask.all() else torch.from_numpy(mask)

@@ -5,13 +5,15 @@ Babu, Shrivastava, Aghajanyan, Aly, Fan, Ghazvininejad. NAACL 2021, arXiv 2104.0
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from parsers.dropout import ByteDropout
-from parsers.encoders import LightConvBlock, LightConvEncoder
+from parsers.encoders import LightConvBlock, LightConvEncoder, working
+from parsers.layout import Layout
 from parsers.length import LengthModule
 from parsers.mask_predict import MASKED
 from parsers.pointer import PointerHead
@@ -133,27 +135,50 @@ class ConvNAR(nn.Module):
         Returns:
             ``[B, T, ontology + S]`` log-probabilities.
         """
-        steps = torch.arange(tokens.shape[1], device=tokens.device)
-        target_mask = steps[None, :] < lengths[:, None]
-        x = self.mask_embedding + self.positions[: tokens.shape[1]]
-        if self.token_embedding is not None and self.copied is not None:
-            last = memory.shape[1] - 1
-            places = (tokens - self.ontology_size).clamp(0, last)
-            copies = self.copied(memory).gather(1, places[:, :, None].expand(-1, -1, memory.shape[2]))
-            known = torch.where(
-                (tokens >= self.ontology_size)[:, :, None],
-                copies,
-                self.token_embedding(tokens.clamp(0, self.ontology_size - 1)).to(copies.dtype),
-            )
-            x = torch.where(
-                (tokens == MASKED)[:, :, None], x[None].to(known.dtype), known + self.positions[: tokens.shape[1]]
-            )
-        else:
-            x = x[None].expand(tokens.shape[0], -1, -1)
-        if self.lengths is not None:
-            x = x + self.lengths(lengths)[:, None, :]
-        x = self.dropout(self.norm(x))
-        readable = None if mask is None else mask[:, None, None, :]
+        target_mask = torch.arange(tokens.shape[1], device=tokens.device)[None, :] < lengths[:, None]
+        return self.decode_groups(memory, pieces, mask, [tokens], [target_mask], lengths)
+
+    def decode_groups(
+        self,
+        memory: Tensor,
+        pieces: Tensor,
+        mask: Tensor | None,
+        tokens: Sequence[Tensor],
+        target_masks: Sequence[Tensor | None],
+        lengths: Tensor,
+    ) -> Tensor:
+        """As :meth:`decode`, for rows whose targets come in consecutive groups of like length.
+
+        Args:
+            memory: encoder states ``[B, S, width]``.
+            pieces: ids ``[B, S]``.
+            mask: ``[B, S]``, True at pieces, or None.
+            tokens: for each group ``[G, T]``.
+            target_masks: for each group ``[G, T]``, True at tokens, or None where nothing is padded.
+            lengths: ``[B]``.
+
+        Returns:
+            Log-probabilities, ``ontology + S`` in the last dimension, laid out as :class:`Layout` says.
+        """
+        layout = Layout([(group.shape[0], group.shape[1]) for group in tokens], target_masks)
+        memory_layout = layout.of_rows(memory, mask)
+        if len(layout.shapes) > 1:
+            memory = memory.flatten(0, 1)
+        rows = lengths.split([group.shape[0] for group in tokens]) if len(tokens) > 1 else [lengths]
+        parts = zip(tokens, memory_layout.split(memory), rows, strict=True)
+        x = self.dropout(working(self.norm(layout.join([self._inputs(*part) for part in parts]))))
         for block in self.blocks:
-            x = block(x, target_mask, memory, readable)
-        return self.head(x, memory, readable, pieces)
+            x = block(x, layout, memory, memory_layout)
+        return self.head(x, layout, memory, memory_layout, pieces)
+
+    def _inputs(self, tokens: Tensor, memory: Tensor, lengths: Tensor) -> Tensor:
+        """Embeddings ``[G, T, width]`` of what is known of the targets: places, total length, tokens decided."""
+        positions = self.positions[: tokens.shape[1]]
+        x = (self.mask_embedding + positions)[None].expand(tokens.shape[0], -1, -1)
+        if self.token_embedding is not None and self.copied is not None:
+            places = (tokens - self.ontology_size).clamp(0, memory.shape[1] - 1)
+            copies = self.copied(memory).gather(1, places[:, :, None].expand(-1, -1, memory.shape[2]))
+            labels = self.token_embedding(tokens.clamp(0, self.ontology_size - 1)).to(copies.dtype)
+            known = torch.where((tokens >= self.ontology_size)[:, :, None], copies, labels)
+            x = torch.where((tokens == MASKED)[:, :, None], x.to(known.dtype), known + positions)
+        return x if self.lengths is None else x + self.lengths(lengths)[:, None, :]
