@@ -21,7 +21,7 @@ from data.topv2.errors import BundleError, UsageError
 from data.topv2.files import sha256, whole_folder, write_bytes, write_json
 from lightning_modules.checkpoints import load_module
 from lightning_modules.evaluation import environment
-from parsers.conv_nar.model import ConvNAR
+from parsers.nar_model import NARModel
 
 #: Largest difference between a torch and an fp32 ONNX log-probability that an export accepts.
 TOLERANCE = 1e-3
@@ -29,7 +29,7 @@ LICENCE = "Weights trained by framefill on TOPv2 1.1 (Chen et al. 2020), which i
 
 
 class _Encoder(nn.Module):
-    def __init__(self, model: ConvNAR) -> None:
+    def __init__(self, model: NARModel) -> None:
         super().__init__()
         self.model = model
 
@@ -38,7 +38,7 @@ class _Encoder(nn.Module):
 
 
 class _Decoder(nn.Module):
-    def __init__(self, model: ConvNAR) -> None:
+    def __init__(self, model: NARModel) -> None:
         super().__init__()
         self.model = model
 
@@ -80,11 +80,12 @@ def export(
         )
     module, made = load_module(checkpoint)
     assert module.model is not None and module.assets is not None
+    vocabulary = module.assets.tokenizer.vocab_size
     folder = out.with_suffix("") if out.suffix == ".zip" else out
     with whole_folder(folder) as staging:
         fp32 = {part: staging / f"{part}.onnx" for part in ("encoder", "decoder")}
-        _graphs(module.model, fp32)
-        difference = _compare(module.model, fp32)
+        _graphs(module.model, vocabulary, fp32)
+        difference = _compare(module.model, vocabulary, fp32)
         if "int8" in precisions:
             for path in fp32.values():
                 _quantize(path, path.with_suffix(".int8.onnx"))
@@ -117,21 +118,21 @@ def size(path: Path | str) -> int:
     return path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in path.iterdir())
 
 
-def _graphs(model: ConvNAR, paths: dict[str, Path]) -> None:
+def _graphs(model: NARModel, vocabulary: int, paths: dict[str, Path]) -> None:
     """Exports both halves with dynamic batch and lengths."""
-    pieces, mask, tokens, lengths = _sample(model)
+    pieces, mask, tokens, lengths = _sample(vocabulary)
     memory, _ = model.encode(pieces, mask)
     batch, source, target = (
         torch.export.Dim(name, min=1, max=limit)
-        for name, limit in (("batch", 4096), ("source", 512), ("target", model.config.max_length))
+        for name, limit in (("batch", 4096), ("source", 512), ("target", model.max_length))
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        for half, inputs, names, outputs, shapes in (
-            (_Encoder(model), (pieces, mask), ["pieces", "mask"], ["memory", "lengths"],
+        for name, half, inputs, names, outputs, shapes in (
+            ("encoder", _Encoder(model), (pieces, mask), ["pieces", "mask"], ["memory", "lengths"],
              ({0: batch, 1: source}, {0: batch, 1: source})),
-            (_Decoder(model), (memory, pieces, mask, tokens, lengths),
+            ("decoder", _Decoder(model), (memory, pieces, mask, tokens, lengths),
              ["memory", "pieces", "mask", "tokens", "target_lengths"], ["scores"],
              ({0: batch, 1: source}, {0: batch, 1: source}, {0: batch, 1: source}, {0: batch, 1: target}, {0: batch})),
         ):  # fmt: skip
@@ -140,22 +141,20 @@ def _graphs(model: ConvNAR, paths: dict[str, Path]) -> None:
                 dynamic_shapes=shapes, dynamo=True, verbose=False, optimize=True,
             )  # fmt: skip
             assert program is not None
-            write_bytes(
-                paths[outputs[0] == "memory" and "encoder" or "decoder"], program.model_proto.SerializeToString()
-            )
+            write_bytes(paths[name], program.model_proto.SerializeToString())
 
 
-def _sample(model: ConvNAR, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _sample(vocabulary: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Random pieces, mask, masked tokens and lengths of a small batch with padding in both."""
     generator = torch.Generator().manual_seed(seed)
-    pieces = torch.randint(2, model.encoder.embedding.num_embeddings, (3, 11), generator=generator)
+    pieces = torch.randint(2, vocabulary, (3, 11), generator=generator)
     mask = torch.arange(11)[None, :] < torch.tensor([11, 7, 2])[:, None]
     lengths = torch.tensor([10, 6, 2])
     return pieces, mask, torch.full((3, 10), -1), lengths
 
 
 @torch.inference_mode()
-def _compare(model: ConvNAR, paths: dict[str, Path]) -> float:
+def _compare(model: NARModel, vocabulary: int, paths: dict[str, Path]) -> float:
     """Largest difference of log-probabilities from torch, over random inputs of several shapes.
 
     Raises:
@@ -164,7 +163,7 @@ def _compare(model: ConvNAR, paths: dict[str, Path]) -> float:
     backend = runtime.OnnxBackend(paths["encoder"].read_bytes(), paths["decoder"].read_bytes(), threads=1)
     differences = []
     for seed, rows in ((1, slice(0, 3)), (2, slice(0, 1)), (3, slice(1, 3))):
-        pieces, mask, tokens, lengths = (value[rows] for value in _sample(model, seed))
+        pieces, mask, tokens, lengths = (value[rows] for value in _sample(vocabulary, seed))
         memory, priors = model.encode(pieces, mask)
         scores = model.decode(memory, pieces, mask, tokens, lengths)
         arrays = [value.numpy() for value in (pieces, mask, tokens, lengths)]

@@ -16,10 +16,10 @@ import yaml
 
 from data.topv2.batches import BatchStream
 from data.topv2.files import write_json
+from lightning_modules.checkpoints import KINDS
 from lightning_modules.datamodule import TOPv2DataModule
 from lightning_modules.evaluation import environment
-from lightning_modules.nar import ConvNARModule, OptimizationConfig
-from parsers.conv_nar.model import ConvNARConfig
+from lightning_modules.nar import OptimizationConfig
 from parsers.nar import DecodingConfig
 
 
@@ -36,8 +36,9 @@ def main() -> None:
     data = TOPv2DataModule(given.data_root, **config["data"])
     data.setup("fit")
     assert data.assets is not None and data.train_corpus is not None
-    module = ConvNARModule(
-        ConvNARConfig(**groups["model"]),
+    kind = next(kind for kind in KINDS.values() if config["model"]["class_path"].endswith("." + kind.__name__))
+    module = kind(
+        kind.config_class(**groups["model"]),
         DecodingConfig(**groups["decoding"]),
         OptimizationConfig(**groups["optimization"]),
     )

@@ -9,10 +9,14 @@ from typing import Any
 import torch
 
 from data.topv2.errors import BundleError
+from lightning_modules.conv_nar import ConvNARModule
 from lightning_modules.datamodule import Assets
-from lightning_modules.nar import ConvNARModule, OptimizationConfig
-from parsers.conv_nar.model import ConvNARConfig
+from lightning_modules.nar import NARModule, OptimizationConfig
+from lightning_modules.span_pointer import SpanPointerModule
 from parsers.nar import DecodingConfig
+
+#: What a checkpoint may hold.
+KINDS: dict[str, type[NARModule]] = {module.kind: module for module in (ConvNARModule, SpanPointerModule)}
 
 
 def read_checkpoint(path: Path | str) -> dict[str, Any]:
@@ -50,7 +54,7 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
     return checkpoint
 
 
-def load_module(path: Path | str) -> tuple[ConvNARModule, dict[str, Any]]:
+def load_module(path: Path | str) -> tuple[NARModule, dict[str, Any]]:
     """The module of a checkpoint, in evaluation mode, and what the checkpoint says of its making.
 
     Raises:
@@ -58,13 +62,14 @@ def load_module(path: Path | str) -> tuple[ConvNARModule, dict[str, Any]]:
     """
     checkpoint = read_checkpoint(path)
     made = checkpoint["framefill"]
-    if made.get("kind") != ConvNARModule.kind:
+    kind = KINDS.get(made.get("kind"))
+    if kind is None:
         raise BundleError(
             "E304", f"parser kind {made.get('kind')!r} is not known.", where=str(path), remedy="Update framefill."
         )
     try:
-        module = ConvNARModule(
-            ConvNARConfig(**made["model"]),
+        module = kind(
+            kind.config_class(**made["model"]),
             DecodingConfig(**made["decoding"]),
             OptimizationConfig(**made["optimization"]),
         )

@@ -17,7 +17,6 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from lightning_modules.checkpoints import load_module
 from lightning_modules.datamodule import TOPv2DataModule
 from lightning_modules.evaluation import evaluate, write_record
-from lightning_modules.nar import ConvNARModule
 
 #: Folder of checkpoints and logs; the record of a finished run goes to ``results/`` instead, which is committed.
 RUNS = Path("runs")
@@ -99,11 +98,14 @@ class FrameFillCLI(LightningCLI):
     def after_fit(self) -> None:
         """Evaluates the best checkpoint on the whole eval split and writes ``results/<run>/metrics.json``."""
         trainer, datamodule = self.trainer, self.datamodule
-        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         config = self.chosen
         best = self.folder / "best.ckpt"
-        if not best.exists():
+        if not trainer.checkpoint_callback.best_model_path:  # type: ignore[union-attr]
+            # Too short a run for a validation: its last parameters are all there is to judge.
+            trainer.save_checkpoint(best)
+        if not trainer.is_global_zero:
             return
         module, made = load_module(best)
         parser = module.parser()
@@ -133,6 +135,3 @@ def fit(arguments: list[str]) -> None:
     warnings.filterwarnings("ignore", message=".*not supported by the model summary.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     FrameFillCLI()
-
-
-__all__ = ["ConvNARModule", "FrameFillCLI", "fit"]

@@ -73,8 +73,10 @@ class TOPv2DataModule(pl.LightningDataModule):
         root: folder of ``<domain>_<split>.tsv`` files; ``None`` reads the environment variable ``TOPV2_DIR``.
         domains: domains to use, ``None`` for all in the folder.
         form: linearization, ``span`` (two endpoints a leaf) or ``index`` (a pointer a piece).
-        vocabulary: SentencePiece pieces to train on the training utterances.
-        lowercase: fold case before cutting pieces.
+        pretrained: cut pieces as this encoder does (hub name, local folder, or ``minilm``); None trains SentencePiece
+            on the training utterances.
+        vocabulary: SentencePiece pieces to train.
+        lowercase: fold case before SentencePiece.
         batch_size: utterances in a training batch.
         seed: order of the batches.
         validation_rows: validate on this many eval rows, drawn once by a fixed seed; ``None`` for all.
@@ -87,6 +89,7 @@ class TOPv2DataModule(pl.LightningDataModule):
         root: str | None = None,
         domains: list[str] | None = None,
         form: str = "span",
+        pretrained: str | None = None,
         vocabulary: int = 6000,
         lowercase: bool = True,
         batch_size: int = 256,
@@ -121,7 +124,11 @@ class TOPv2DataModule(pl.LightningDataModule):
         self.eval_examples = self._subset(self.all_eval_examples())
         self.checksum = corpus_checksum(root, h.train_split, h.domains)
         self.trained_on = {(example.domain, example.utterance) for example in train}
-        tokenizer = PieceTokenizer.train_sentencepiece([e.utterance for e in train], h.vocabulary, h.lowercase)
+        tokenizer = (
+            PieceTokenizer.train_sentencepiece([example.utterance for example in train], h.vocabulary, h.lowercase)
+            if h.pretrained is None
+            else PieceTokenizer.from_pretrained(h.pretrained)
+        )
         frames = [example.frame.decoupled() for example in train]
         self.assets = Assets(tokenizer, Ontology.from_frames(frames), h.form)
         sources = tokenizer.batch([e.utterance for e in train])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
@@ -12,13 +13,13 @@ from transformers import get_cosine_schedule_with_warmup
 
 from data.topv2.batches import PAD_TARGET, Batch
 from data.topv2.linearization import TargetIds
-from data.topv2.tokenization import MAX_PIECES
+from data.topv2.tokenization import PieceTokenizer
 from lightning_modules.datamodule import Assets, TOPv2DataModule
 from lightning_modules.losses import smoothed_nll
 from lightning_modules.metrics import FrameExactMatch
-from parsers.conv_nar.model import ConvNAR, ConvNARConfig
 from parsers.mask_predict import MASKED
 from parsers.nar import DecodingConfig, NonAutoregressiveParser
+from parsers.nar_model import NARModel
 from parsers.torch_backend import TorchBackend
 
 
@@ -33,6 +34,8 @@ class OptimizationConfig:
         label_smoothing: of the token loss (paper: 0.1).
         length_weight: weight of the length loss (paper's beta: 0.28).
         length_smoothing: label smoothing of the length loss (paper: 0.39).
+        encoder_lr: peak rate of a pretrained encoder's top layer, None for ``lr``.
+        layer_decay: factor of the rate from each layer of a pretrained encoder to the one below it.
         masking: ``everything`` hides every target position (the paper's TOP config); ``uniform`` hides a
             uniformly drawn number of them (conditional masked training), for mask-predict.
     """
@@ -43,6 +46,8 @@ class OptimizationConfig:
     label_smoothing: float = 0.1
     length_weight: float = 0.28
     length_smoothing: float = 0.1
+    encoder_lr: float | None = None
+    layer_decay: float = 1.0
     masking: str = "everything"
 
     def __post_init__(self) -> None:
@@ -50,8 +55,8 @@ class OptimizationConfig:
             raise ValueError(f"masking {self.masking!r}: 'everything' or 'uniform'")
 
 
-class ConvNARModule(pl.LightningModule):
-    """LightConv Pointer (Babu et al. 2021) under Lightning.
+class NARModule(pl.LightningModule):
+    """A non-autoregressive parser under Lightning; a kind of parser says how its model is built.
 
     Args:
         model: sizes.
@@ -59,23 +64,24 @@ class ConvNARModule(pl.LightningModule):
         optimization: how the parameters are fitted.
     """
 
-    kind = "conv_nar"
+    #: Name of the kind in checkpoints and manifests, and the class of its sizes.
+    kind: ClassVar[str]
+    config_class: ClassVar[type]
 
-    def __init__(
-        self,
-        model: ConvNARConfig = ConvNARConfig(),  # noqa: B008 (LightningCLI shows the defaults)
-        decoding: DecodingConfig = DecodingConfig(),  # noqa: B008
-        optimization: OptimizationConfig = OptimizationConfig(),  # noqa: B008
-    ) -> None:
+    def __init__(self, model: Any, decoding: DecodingConfig, optimization: OptimizationConfig) -> None:
         super().__init__()
         if decoding.passes > 1 and not model.reads_tokens:
             raise ValueError("decoding.passes > 1 needs model.reads_tokens: true and optimization.masking: uniform")
         if optimization.masking == "uniform" and not model.reads_tokens:
             raise ValueError("optimization.masking: uniform needs model.reads_tokens: true")
         self.config, self.decoding, self.optimization = model, decoding, optimization
-        self.model: ConvNAR | None = None
+        self.model: NARModel | None = None
         self.assets: Assets | None = None
         self.metric: FrameExactMatch | None = None
+
+    @abstractmethod
+    def make_model(self, tokenizer: PieceTokenizer, ontology: int) -> NARModel:
+        """The model for these pieces and this number of ontology tokens."""
 
     def configure_model(self) -> None:
         """Builds the model once the data module knows the vocabulary and the ontology."""
@@ -88,8 +94,7 @@ class ConvNARModule(pl.LightningModule):
     def build(self, assets: Assets) -> None:
         """Builds the model for these pieces and labels."""
         self.assets = assets
-        size = TargetIds(assets.ontology).size
-        self.model = ConvNAR(self.config, assets.tokenizer.vocab_size, size, MAX_PIECES)
+        self.model = self.make_model(assets.tokenizer, TargetIds(assets.ontology).size)
 
     def parser(self) -> NonAutoregressiveParser:
         """The parser that users call, over the current parameters."""
@@ -150,15 +155,21 @@ class ConvNARModule(pl.LightningModule):
             "frame_length_accuracy",
             "bracket_f1",
         ):
-            self.log(f"val/{name}", float(result[name]), prog_bar=name == "exact_match", rank_zero_only=True)
+            self.log(f"val/{name}", float(result[name]), prog_bar=name == "exact_match")
+
+    def rate(self, name: str) -> float:
+        """Peak learning rate of a parameter."""
+        return self.optimization.lr
 
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and a cosine."""
         o = self.optimization
-        matrices = [p for p in self.parameters() if p.ndim > 1]
-        others = [p for p in self.parameters() if p.ndim <= 1]
-        groups = [{"params": matrices, "weight_decay": o.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=o.lr, fused=True)
+        alike: dict[tuple[float, float], list[Tensor]] = {}
+        for name, parameter in self.named_parameters():
+            decay = o.weight_decay if parameter.ndim > 1 else 0.0
+            alike.setdefault((self.rate(name), decay), []).append(parameter)
+        groups = [{"params": found, "lr": rate, "weight_decay": decay} for (rate, decay), found in alike.items()]
+        optimizer = torch.optim.AdamW(groups, fused=True)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = get_cosine_schedule_with_warmup(optimizer, int(o.warmup * steps), steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -159,6 +159,36 @@ class LightConvBlock(nn.Module):
         return self.norm_feed(x + self.dropout(self.outer(F.relu(self.inner(x)))))
 
 
+class TransformerBlock(nn.Module):
+    """One block of a transformer decoder without a causal mask (Vaswani et al. 2017), post-norm.
+
+    Args:
+        width: channels.
+        self_heads: heads of self-attention, 0 for none.
+        cross_heads: heads of attention to the encoder's states.
+        feed_forward: inner width of the feed-forward part.
+        dropout: on the output of each part.
+    """
+
+    def __init__(self, width: int, self_heads: int, cross_heads: int, feed_forward: int, dropout: float) -> None:
+        super().__init__()
+        self.self_attention = Attention(width, self_heads) if self_heads else None
+        self.cross_attention = Attention(width, cross_heads)
+        self.inner = nn.Linear(width, feed_forward)
+        self.outer = nn.Linear(feed_forward, width)
+        self.dropout = ByteDropout(dropout)
+        self.norm_self = nn.LayerNorm(width) if self_heads else None
+        self.norm_cross = nn.LayerNorm(width)
+        self.norm_feed = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, layout: Layout, memory: Tensor, memory_layout: Layout) -> Tensor:
+        """See :meth:`LightConvBlock.forward`."""
+        if self.self_attention is not None and self.norm_self is not None:
+            x = self.norm_self(x + self.dropout(self.self_attention(x, layout, x, layout)))
+        x = self.norm_cross(x + self.dropout(self.cross_attention(x, layout, memory, memory_layout)))
+        return self.norm_feed(x + self.dropout(self.outer(F.gelu(self.inner(x)))))
+
+
 def working(x: Tensor) -> Tensor:
     """Under autocast ``x`` in the type of the matrix products, so that sums and norms between them move half the bytes."""
     device = x.device.type

@@ -34,9 +34,7 @@ class PointerHead(nn.Module):
         self.gate = nn.Linear(2 * width, 1)
         self.scale = (width // heads) ** -0.5 / heads
 
-    def forward(
-        self, states: Tensor, layout: Layout, memory: Tensor, memory_layout: Layout, pieces: Tensor
-    ) -> Tensor:
+    def forward(self, states: Tensor, layout: Layout, memory: Tensor, memory_layout: Layout, pieces: Tensor) -> Tensor:
         """Scores every position of the targets.
 
         Args:

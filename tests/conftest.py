@@ -9,7 +9,7 @@ from data.topv2.synthetic import write_corpus
 SIZES = {"train": 700, "evaluation": 120, "test": 40}
 #: A model small enough to train in seconds; every test that trains uses it.
 TINY = [
-    "--model.init_args.model.width=32",
+    "--model.init_args.model.width=40",
     "--model.init_args.model.encoder_kernels=[3,7]",
     "--model.init_args.model.encoder_feed_forward=32",
     "--model.init_args.model.decoder_kernels=[7]",

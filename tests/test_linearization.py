@@ -1,8 +1,11 @@
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
+from benchmarks.coverage import FAMILIES, covered
 from data.topv2.errors import FrameError, UsageError
 from data.topv2.frame import Frame, Intent, Slot, Span
 from data.topv2.linearization import Canonical, IndexForm, ScenarioForm, SpanForm, TargetIds
@@ -16,30 +19,17 @@ EXAMPLES = generate(seed=1, train=600, evaluation=1, test=1)["train"]
 UTTERANCES = [example.utterance for example in EXAMPLES]
 
 
-def _trained(model, trainer, before) -> PieceTokenizer:
-    backend = Tokenizer(model)
-    backend.pre_tokenizer = before
-    backend.train_from_iterator(UTTERANCES, trainer)
-    backend.pre_tokenizer = with_atoms(backend.pre_tokenizer)
-    return PieceTokenizer(backend)
-
-
-@pytest.fixture(scope="module", params=["sentencepiece", "wordpiece", "byte-level-bpe", "metaspace"])
+@pytest.fixture(scope="module", params=[*FAMILIES, "metaspace"])
 def tokenizer(request) -> PieceTokenizer:
     """One tokenizer of each family, trained small; each is preceded by the same rule."""
-    if request.param == "sentencepiece":
-        return PieceTokenizer.train_sentencepiece(UTTERANCES, 400)
-    if request.param == "wordpiece":
-        trainer = trainers.WordPieceTrainer(vocab_size=500, special_tokens=["[UNK]"], show_progress=False)
-        return _trained(models.WordPiece(unk_token="[UNK]"), trainer, pre_tokenizers.BertPreTokenizer())
-    if request.param == "byte-level-bpe":
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(vocab_size=500, initial_alphabet=alphabet, show_progress=False)
-        tokenizer = _trained(models.BPE(), trainer, pre_tokenizers.ByteLevel(add_prefix_space=False))
-        tokenizer.backend.decoder = decoders.ByteLevel()
-        return tokenizer
-    trainer = trainers.UnigramTrainer(vocab_size=400, unk_token="<unk>", special_tokens=["<unk>"], show_progress=False)
-    return _trained(models.Unigram(), trainer, pre_tokenizers.Metaspace())
+    if request.param in FAMILIES:
+        return FAMILIES[request.param](UTTERANCES, 500)
+    backend = Tokenizer(models.Unigram())
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    special = {"unk_token": "<unk>", "special_tokens": ["<unk>"]}
+    backend.train_from_iterator(UTTERANCES, trainers.UnigramTrainer(vocab_size=400, show_progress=False, **special))
+    backend.pre_tokenizer = with_atoms(backend.pre_tokenizer)
+    return PieceTokenizer(backend)
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: type(form).__name__)
@@ -157,11 +147,10 @@ def test_tokenizers_survive_their_json(tokenizer: PieceTokenizer):
     assert again.batch(UTTERANCES[:50]) == tokenizer.batch(UTTERANCES[:50])
 
 
-def test_every_official_row_in_every_pointer_form(topv2_root):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_official_row_in_every_form(topv2_root: Path, family: str):
     train = read_split(topv2_root, "train")
-    tokenizer = PieceTokenizer.train_sentencepiece([example.utterance for example in train])
-    covered = 0
-    for example in [*train, *read_split(topv2_root, "eval")]:
-        source, frame = tokenizer(example.utterance), example.frame.decoupled()
-        covered += all(form.decode(form.encode(frame, source), source) == frame for form in FORMS)
-    assert covered == 124_597 + 17_160
+    tokenizer = FAMILIES[family]([example.utterance for example in train], 6000)
+    rows = [*train, *read_split(topv2_root, "eval")]
+    assert len(rows) == 124_597 + 17_160
+    assert set(covered(rows, tokenizer).values()) == {len(rows)}

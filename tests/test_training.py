@@ -12,14 +12,15 @@ import pytest
 import torch
 
 from data.topv2.batches import PAD_TARGET, BatchStream, EncodedCorpus
+from lightning_modules.conv_nar import ConvNARModule
 from lightning_modules.losses import smoothed_nll
-from lightning_modules.nar import ConvNARModule, OptimizationConfig, hide
+from lightning_modules.nar import OptimizationConfig, hide
 from parsers.conv_nar.model import ConvNAR, ConvNARConfig
 from parsers.dropout import ByteDropout
 from parsers.encoders import LightweightConv
+from parsers.layout import Layout
 from parsers.mask_predict import MASKED, refine
 from parsers.nar import DecodingConfig
-from parsers.layout import Layout
 from parsers.pointer import PointerHead
 from tests.training import command, environment, fit
 
@@ -259,17 +260,14 @@ def test_a_killed_run_resumes_to_the_very_same_parameters(tmp_path: Path, corpus
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_two_processes_train_one_parser(tmp_path: Path, corpus: Path, repository: Path, run: Path):
-    arguments = (
-        "--run=ddp",
-        "--trainer.max_epochs=3",
-        "--trainer.strategy=ddp",
-        "--trainer.devices=2",
-        "--data.batch_size=32",
-    )
-    fit(tmp_path, corpus, repository, *arguments)
-    one = json.loads((run / "results" / "tiny" / "metrics.json").read_text())
-    two = json.loads((tmp_path / "results" / "ddp" / "metrics.json").read_text())
-    assert two["count"] == one["count"]
-    assert two["exact_match"] == pytest.approx(one["exact_match"], abs=15)
-    assert two["exact_match"] > 10
+def test_two_processes_train_one_parser(tmp_path: Path, corpus: Path, repository: Path):
+    """Two processes of 32 rows a step take the same number of steps as one of 64, in another order."""
+    # Without the averaging of weights, which so short a training would not get over.
+    arguments = ("--trainer.max_epochs=40", "--trainer.callbacks=null", "--trainer.check_val_every_n_epoch=40")
+    fit(tmp_path, corpus, repository, *arguments, "--run=one", "--data.batch_size=64")
+    two_processes = ("--trainer.strategy=ddp", "--trainer.devices=2", "--data.batch_size=32")
+    fit(tmp_path, corpus, repository, *arguments, "--run=two", *two_processes)
+    one, two = (json.loads((tmp_path / "results" / run / "metrics.json").read_text()) for run in ("one", "two"))
+    assert two["count"] == one["count"] == 120
+    assert one["exact_match"] > 8
+    assert two["exact_match"] == pytest.approx(one["exact_match"], abs=6)

@@ -8,20 +8,21 @@ from pathlib import Path
 from tests.conftest import TINY
 
 
-def command(corpus: Path, repository: Path, *arguments: str) -> list[str]:
-    config = repository / "configs" / "conv_nar.yaml"
+def command(corpus: Path, repository: Path, *arguments: str, config: Path | None = None) -> list[str]:
+    """Words that train; without a config, the tiny convolutional parser."""
+    chosen = ["--config", str(config or repository / "configs" / "conv_nar.yaml"), *([] if config else TINY)]
     return [
-        sys.executable, "-m", "scripts.cli", "fit", "--config", str(config),
-        "--data.root", str(corpus), "--threads=1", *TINY, *arguments,
+        sys.executable, "-m", "scripts.cli", "fit", *chosen,
+        "--data.root", str(corpus), "--threads=1", *arguments,
     ]  # fmt: skip
 
 
 def environment(repository: Path) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
+    return {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
-def fit(folder: Path, corpus: Path, repository: Path, *arguments: str) -> str:
-    words = command(corpus, repository, *arguments)
+def fit(folder: Path, corpus: Path, repository: Path, *arguments: str, config: Path | None = None) -> str:
+    words = command(corpus, repository, *arguments, config=config)
     done = subprocess.run(words, cwd=folder, env=environment(repository), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout

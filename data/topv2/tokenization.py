@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from data.topv2.errors import BundleError, UsageError
+from data.topv2.weights import locate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -193,15 +194,24 @@ class PieceTokenizer:
         return cls(backend, pad_id=0)
 
     @classmethod
-    def from_pretrained(cls, name_or_folder: str) -> PieceTokenizer:
-        """The tokenizer of any Hugging Face encoder, with the splitting rule put before it.
+    def from_pretrained(cls, name: str) -> PieceTokenizer:
+        """The tokenizer of any Hugging Face encoder (see :func:`locate`), with the splitting rule put before it.
 
         Raises:
-            UsageError: the tokenizer has no fast form.
+            UsageError: the tokenizer cannot be had here, or has no fast form.
         """
         from transformers import AutoTokenizer
 
-        return cls.from_transformers(AutoTokenizer.from_pretrained(name_or_folder, use_fast=True))
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(locate(name), use_fast=True)
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise UsageError(
+                "E421",
+                f"the tokenizer of {name!r} cannot be loaded ({reason}).",
+                remedy="Give a folder that holds tokenizer.json, or a hub name where there is a network.",
+            ) from error
+        return cls.from_transformers(tokenizer)
 
     @classmethod
     def from_transformers(cls, tokenizer: PreTrainedTokenizerBase) -> PieceTokenizer:

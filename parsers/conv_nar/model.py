@@ -5,17 +5,11 @@ Babu, Shrivastava, Aghajanyan, Aly, Fan, Ghazvininejad. NAACL 2021, arXiv 2104.0
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor, nn
-
-from parsers.dropout import ByteDropout
-from parsers.encoders import LightConvBlock, LightConvEncoder, working
-from parsers.layout import Layout
+from parsers.encoders import LightConvBlock, LightConvEncoder
 from parsers.length import LengthModule
-from parsers.mask_predict import MASKED
+from parsers.nar_model import NARModel
 from parsers.pointer import PointerHead
 
 
@@ -71,8 +65,8 @@ class ConvNARConfig:
     reads_tokens: bool = False
 
 
-class ConvNAR(nn.Module):
-    """The parser's mathematics; no text, no Lightning.
+class ConvNAR(NARModel):
+    """Lightweight convolutions in encoder and decoder.
 
     Args:
         config: sizes.
@@ -82,103 +76,22 @@ class ConvNAR(nn.Module):
     """
 
     def __init__(self, config: ConvNARConfig, vocabulary: int, ontology: int, max_positions: int) -> None:
-        super().__init__()
         c = config
-        self.config, self.ontology_size = c, ontology
-        self.encoder = LightConvEncoder(
+        encoder = LightConvEncoder(
             vocabulary, c.width, c.encoder_kernels, c.encoder_conv_heads, c.encoder_self_heads,
             c.encoder_feed_forward, c.dropout, c.input_dropout, max_positions,
         )  # fmt: skip
-        self.length = LengthModule(
+        length = LengthModule(
             c.width, c.length_hidden, c.length_kernels, c.max_length + 1, c.length_dropout, c.length_pooling
         )
-        self.mask_embedding = nn.Parameter(torch.randn(c.width) * 0.1)
-        self.token_embedding = nn.Embedding(ontology, c.width) if c.reads_tokens else None
-        self.copied = nn.Linear(c.width, c.width) if c.reads_tokens else None
-        self.positions = nn.Parameter(torch.randn(c.max_length, c.width))
-        self.lengths = nn.Embedding(c.max_length + 1, c.width) if c.length_embedding else None
-        self.norm = nn.LayerNorm(c.width)
-        self.dropout = ByteDropout(c.input_dropout)
-        self.blocks = nn.ModuleList(
+        blocks = [
             LightConvBlock(
                 c.width, kernel, c.decoder_conv_heads, c.decoder_self_heads, c.decoder_cross_heads,
                 c.decoder_feed_forward, c.dropout,
             )
             for kernel in c.decoder_kernels
-        )  # fmt: skip
-        self.head = PointerHead(c.width, ontology, c.pointer_heads, c.pointer_copy)
-
-    def encode(self, pieces: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Utterances to states and lengths.
-
-        Args:
-            pieces: ids ``[B, S]``.
-            mask: ``[B, S]``, True at pieces; None when no row is padded.
-
-        Returns:
-            Encoder states ``[B, S, width]`` and log-probabilities of lengths ``[B, max_length + 1]``.
-        """
-        memory = self.encoder(pieces, mask)
-        return memory, self.length(memory, mask)
-
-    def decode(self, memory: Tensor, pieces: Tensor, mask: Tensor | None, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Scores all positions of the targets at once.
-
-        Args:
-            memory: encoder states ``[B, S, width]``.
-            pieces: ids ``[B, S]``.
-            mask: ``[B, S]``, True at pieces, or None.
-            tokens: target ids ``[B, T]``, :data:`MASKED` where not decided; only their shape is read unless
-                ``reads_tokens``.
-            lengths: ``[B]`` tokens of each target, at most ``T``.
-
-        Returns:
-            ``[B, T, ontology + S]`` log-probabilities.
-        """
-        target_mask = torch.arange(tokens.shape[1], device=tokens.device)[None, :] < lengths[:, None]
-        return self.decode_groups(memory, pieces, mask, [tokens], [target_mask], lengths)
-
-    def decode_groups(
-        self,
-        memory: Tensor,
-        pieces: Tensor,
-        mask: Tensor | None,
-        tokens: Sequence[Tensor],
-        target_masks: Sequence[Tensor | None],
-        lengths: Tensor,
-    ) -> Tensor:
-        """As :meth:`decode`, for rows whose targets come in consecutive groups of like length.
-
-        Args:
-            memory: encoder states ``[B, S, width]``.
-            pieces: ids ``[B, S]``.
-            mask: ``[B, S]``, True at pieces, or None.
-            tokens: for each group ``[G, T]``.
-            target_masks: for each group ``[G, T]``, True at tokens, or None where nothing is padded.
-            lengths: ``[B]``.
-
-        Returns:
-            Log-probabilities, ``ontology + S`` in the last dimension, laid out as :class:`Layout` says.
-        """
-        layout = Layout([(group.shape[0], group.shape[1]) for group in tokens], target_masks)
-        memory_layout = layout.of_rows(memory, mask)
-        if len(layout.shapes) > 1:
-            memory = memory.flatten(0, 1)
-        rows = lengths.split([group.shape[0] for group in tokens]) if len(tokens) > 1 else [lengths]
-        parts = zip(tokens, memory_layout.split(memory), rows, strict=True)
-        x = self.dropout(working(self.norm(layout.join([self._inputs(*part) for part in parts]))))
-        for block in self.blocks:
-            x = block(x, layout, memory, memory_layout)
-        return self.head(x, layout, memory, memory_layout, pieces)
-
-    def _inputs(self, tokens: Tensor, memory: Tensor, lengths: Tensor) -> Tensor:
-        """Embeddings ``[G, T, width]`` of what is known of the targets: places, total length, tokens decided."""
-        positions = self.positions[: tokens.shape[1]]
-        x = (self.mask_embedding + positions)[None].expand(tokens.shape[0], -1, -1)
-        if self.token_embedding is not None and self.copied is not None:
-            places = (tokens - self.ontology_size).clamp(0, memory.shape[1] - 1)
-            copies = self.copied(memory).gather(1, places[:, :, None].expand(-1, -1, memory.shape[2]))
-            labels = self.token_embedding(tokens.clamp(0, self.ontology_size - 1)).to(copies.dtype)
-            known = torch.where((tokens >= self.ontology_size)[:, :, None], copies, labels)
-            x = torch.where((tokens == MASKED)[:, :, None], x.to(known.dtype), known + positions)
-        return x if self.lengths is None else x + self.lengths(lengths)[:, None, :]
+        ]  # fmt: skip
+        head = PointerHead(c.width, ontology, c.pointer_heads, c.pointer_copy)
+        super().__init__(
+            encoder, length, blocks, head, c.width, c.max_length, c.length_embedding, c.reads_tokens, c.input_dropout
+        )

@@ -1,0 +1,33 @@
+"""Training of the convolutional parser."""
+
+from __future__ import annotations
+
+from data.topv2.tokenization import MAX_PIECES, PieceTokenizer
+from lightning_modules.nar import NARModule, OptimizationConfig
+from parsers.conv_nar.model import ConvNAR, ConvNARConfig
+from parsers.nar import DecodingConfig
+
+
+class ConvNARModule(NARModule):
+    """LightConv Pointer (Babu et al. 2021) under Lightning.
+
+    Args:
+        model: sizes.
+        decoding: how validation, and later use, turns scores into frames.
+        optimization: how the parameters are fitted.
+    """
+
+    kind = "conv_nar"
+    config_class = ConvNARConfig
+
+    def __init__(
+        self,
+        model: ConvNARConfig = ConvNARConfig(),  # noqa: B008 (LightningCLI shows the defaults)
+        decoding: DecodingConfig = DecodingConfig(),  # noqa: B008
+        optimization: OptimizationConfig = OptimizationConfig(),  # noqa: B008
+    ) -> None:
+        super().__init__(model, decoding, optimization)
+
+    def make_model(self, tokenizer: PieceTokenizer, ontology: int) -> ConvNAR:
+        """See :meth:`NARModule.make_model`."""
+        return ConvNAR(self.config, tokenizer.vocab_size, ontology, MAX_PIECES)

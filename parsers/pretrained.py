@@ -1,0 +1,100 @@
+"""Pretrained transformer encoders of any family that ``AutoModel`` knows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers.utils import logging
+
+from data.topv2.errors import UsageError
+from data.topv2.weights import PACKAGED, locate
+from parsers.dropout import ByteDropout
+from parsers.encoders import working
+
+
+def load_transformer(name: str) -> PreTrainedModel:
+    """A pretrained encoder with its weights.
+
+    Args:
+        name: hub name, local folder, or short name of :data:`data.topv2.weights.PACKAGED`.
+
+    Raises:
+        UsageError: it cannot be had here.
+    """
+    logging.set_verbosity_error()
+    try:
+        return AutoModel.from_pretrained(locate(name), attn_implementation="eager")
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            "E424",
+            f"the encoder {name!r} cannot be loaded ({reason}).",
+            remedy=f"Give a folder with its weights, a hub name where there is a network, or {', '.join(PACKAGED)}.",
+        ) from error
+
+
+def build_transformer(config: dict[str, Any]) -> PreTrainedModel:
+    """An encoder of this configuration (``PretrainedConfig.to_dict``) with random weights, to be loaded into."""
+    return AutoModel.from_config(AutoConfig.for_model(**config), attn_implementation="eager")
+
+
+class PretrainedEncoder(nn.Module):
+    """A transformer that reads pieces between its own special tokens and gives back the states of the pieces.
+
+    Args:
+        transformer: as :func:`load_transformer` returns.
+        prefix: special ids before an utterance.
+        suffix: special ids after it.
+        width: channels of the states given back; another width than the transformer's adds a projection.
+        dropout: inside the transformer; None keeps its own.
+    """
+
+    def __init__(
+        self, transformer: PreTrainedModel, prefix: list[int], suffix: list[int], width: int, dropout: float | None
+    ) -> None:
+        super().__init__()
+        if getattr(transformer, "pooler", None) is not None:
+            transformer.pooler = None
+        swap_dropout(transformer, dropout)
+        if isinstance(embeddings := getattr(transformer, "embeddings", None), nn.Module):
+            embeddings.register_forward_hook(lambda module, inputs, output: working(output))
+        self.transformer = transformer
+        self.prefix: Tensor
+        self.suffix: Tensor
+        self.register_buffer("prefix", torch.tensor(prefix, dtype=torch.long), persistent=False)
+        self.register_buffer("suffix", torch.tensor(suffix, dtype=torch.long), persistent=False)
+        hidden = transformer.config.hidden_size
+        self.project = nn.Linear(hidden, width) if hidden != width else None
+
+    def forward(self, pieces: Tensor, mask: Tensor | None) -> Tensor:
+        """Piece ids ``[B, S]`` to states ``[B, S, width]``; ``mask`` ``[B, S]`` is True at pieces, None without padding."""
+        rows, first, last = pieces.shape[0], len(self.prefix), len(self.suffix)
+        ids = torch.cat((self.prefix.expand(rows, first), pieces, self.suffix.expand(rows, last)), dim=1)
+        attended = None
+        if mask is not None:
+            # What follows a row's last piece is the suffix, not the padding of longer rows.
+            ends = first + mask.sum(dim=1, keepdim=True)
+            steps = torch.arange(ids.shape[1], device=ids.device)[None]
+            attended = steps < ends + last
+            for k in range(last):
+                ids = torch.where(steps == ends + k, self.suffix[k], ids)
+        states = self.transformer(input_ids=ids, attention_mask=attended).last_hidden_state
+        states = states[:, first : first + pieces.shape[1]]
+        return states if self.project is None else self.project(states)
+
+
+def swap_dropout(module: nn.Module, p: float | None) -> None:
+    """Puts :class:`ByteDropout` in place of every ``nn.Dropout`` below ``module``.
+
+    Args:
+        module: changed in place.
+        p: its probability; None keeps that of each.
+    """
+    for name, child in module.named_children():
+        if isinstance(child, nn.Dropout):
+            setattr(module, name, ByteDropout(child.p if p is None else p))
+        else:
+            swap_dropout(child, p)

@@ -1,0 +1,1 @@
+"""Span pointer networks (Shrivastava et al. 2021)."""

@@ -1,0 +1,110 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from assistants import runtime
+from assistants.export import export
+from data.topv2.errors import UsageError
+from data.topv2.reader import read_split
+from data.topv2.tokenization import PieceTokenizer
+from lightning_modules.checkpoints import load_module
+from lightning_modules.nar import OptimizationConfig
+from lightning_modules.span_pointer import SpanPointerModule
+from parsers.pretrained import PretrainedEncoder, load_transformer
+from parsers.span_pointer.model import SpanPointerConfig
+from tests.encoders import FAMILIES, save_encoder
+from tests.training import fit
+
+SMALL = (
+    "--model.init_args.model.width=32",
+    "--model.init_args.model.decoder_layers=1",
+    "--model.init_args.model.decoder_heads=2",
+    "--model.init_args.model.decoder_feed_forward=32",
+    "--model.init_args.model.length_hidden=32",
+    "--model.init_args.optimization.encoder_lr=1e-3",
+    "--data.batch_size=64",
+    "--trainer.precision=32-true",
+    "--trainer.enable_model_summary=false",
+)
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def encoder(request, tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
+    utterances = [example.utterance for example in read_split(corpus, "train")]
+    return save_encoder(tmp_path_factory.mktemp("encoder") / request.param, request.param, utterances)
+
+
+def _module(encoder: Path, **optimization: float) -> SpanPointerModule:
+    config = SpanPointerConfig(encoder=str(encoder), width=32, decoder_heads=2, decoder_layers=1, length_hidden=16)
+    return SpanPointerModule(config, optimization=OptimizationConfig(**optimization))
+
+
+def test_states_are_those_of_the_pieces_whatever_the_padding(encoder: Path):
+    tokenizer = PieceTokenizer.from_pretrained(str(encoder))
+    transformer = load_transformer(str(encoder)).eval()
+    model = PretrainedEncoder(transformer, tokenizer.prefix, tokenizer.suffix, 32, None).eval()
+    short, long = (tokenizer(text).ids for text in ("wake me", "set an alarm for tomorrow at 6"))
+    pieces = torch.tensor([[*short, *[tokenizer.pad_id] * (len(long) - len(short))], list(long)])
+    mask = torch.arange(len(long))[None] < torch.tensor([[len(short)], [len(long)]])
+    together = model(pieces, mask)
+    alone = model(torch.tensor([short]), None)
+    whole = transformer(torch.tensor([[*tokenizer.prefix, *short, *tokenizer.suffix]])).last_hidden_state
+    assert torch.allclose(alone, whole[:, 1:-1], atol=1e-5)
+    assert torch.allclose(together[:1, : len(short)], alone, atol=1e-5)
+    assert torch.allclose(together[1:], model(torch.tensor([long]), None), atol=1e-5)
+
+
+def test_train_evaluate_export_parse(encoder: Path, corpus: Path, repository: Path, tmp_path: Path):
+    """The whole way with an encoder of each family; the checkpoint and the bundle need its folder no more."""
+    chosen = (f"--model.init_args.model.encoder={encoder}", f"--data.pretrained={encoder}")
+    config = repository / "configs" / "span_pointer_minilm.yaml"
+    fit(tmp_path, corpus, repository, *SMALL, *chosen, "--run=s", "--trainer.max_epochs=2", config=config)
+    record = json.loads((tmp_path / "results" / "s" / "metrics.json").read_text())
+    assert record["well_formed"] == 100.0
+    checkpoint = tmp_path / "runs" / "s" / "best.ckpt"
+    moved = encoder.rename(encoder.with_suffix(".away"))
+    try:
+        module, made = load_module(checkpoint)
+        parser = runtime.load(export(checkpoint, tmp_path / "bundle"), "fp32")
+    finally:
+        moved.rename(encoder)
+    assert made["kind"] == parser.manifest["parser"] == "span_pointer"
+    utterances = [example.utterance for example in read_split(corpus, "eval")]
+    for ours, theirs in zip(module.parser().parse(utterances), parser.parse(utterances), strict=True):
+        assert ours[0].frame == theirs[0].frame
+        assert np.isclose(ours[0].score, theirs[0].score, atol=1e-3)
+
+
+def test_lower_layers_learn_more_slowly(tmp_path: Path):
+    folder = save_encoder(tmp_path / "bert", "bert", ["wake me at 6"] * 20)
+    module = _module(folder, lr=1e-2, encoder_lr=1e-3, layer_decay=0.5)
+    module.model = module.make_model(PieceTokenizer.from_pretrained(str(folder)), 9)
+    rates = {name: module.rate(name) for name, _ in module.named_parameters()}
+    assert rates["model.positions"] == 1e-2
+    assert rates["model.encoder.transformer.encoder.layer.1.output.dense.weight"] == 1e-3
+    assert rates["model.encoder.transformer.encoder.layer.0.output.dense.weight"] == 5e-4
+    assert rates["model.encoder.transformer.embeddings.word_embeddings.weight"] == 2.5e-4
+
+
+def test_encoders_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(UsageError, match="E424.*no-such-folder"):
+        load_transformer(str(tmp_path / "no-such-folder"))
+    with pytest.raises(UsageError, match="E421"):
+        PieceTokenizer.from_pretrained(str(tmp_path / "no-such-folder"))
+    monkeypatch.setattr("data.topv2.weights.PACKAGED", {"minilm": ("no_such_package", "model")})
+    with pytest.raises(UsageError, match="E422.*framefill\\[pretrained\\]"):
+        load_transformer("minilm")
+
+
+def test_pieces_of_another_encoder_are_refused(tmp_path: Path):
+    folder = save_encoder(tmp_path / "bert", "bert", ["wake me at 6"] * 20)
+    pieces = PieceTokenizer.train_sentencepiece(["the quick brown fox", "jumps over a lazy dog"] * 20, 400)
+    small = load_transformer(str(folder)).config.vocab_size
+    if pieces.vocab_size > small:
+        with pytest.raises(UsageError, match="E423"):
+            _module(folder).make_model(pieces, 9)
+    else:
+        pytest.fail(f"the test needs more pieces than {small}")
