@@ -7,6 +7,7 @@ the decoder and the form of the target; the rest is here.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -19,47 +20,67 @@ from parsers.mask_predict import MASKED
 from parsers.pointer import PointerHead
 
 
+@dataclass
+class NARConfig:
+    """Sizes that all kinds of model have.
+
+    Attributes:
+        width: channels of states.
+        pointer_heads: heads of the pointer.
+        pointer_copy: ``positions`` (ours) or ``types`` (Babu et al. 2021), see :class:`parsers.pointer.PointerHead`.
+        length_hidden: channels of the length module.
+        length_kernels: taps of its convolutions; none gives a perceptron on the pooled states.
+        length_pooling: ``mean`` (the papers) or ``mean_max``.
+        length_embedding: whether the decoder is told the total length at every position (ours).
+        dropout: inside the decoder's blocks, and those of an encoder trained from nothing.
+        input_dropout: on embeddings of pieces and of target positions.
+        length_dropout: inside the length module.
+        max_length: longest target; also the number of length classes less one.
+        reads_tokens: whether the decoder reads tokens already decided, which conditional masked training and
+            mask-predict need.
+    """
+
+    width: int = 256
+    pointer_heads: int = 8
+    pointer_copy: str = "positions"
+    length_hidden: int = 256
+    length_kernels: list[int] = field(default_factory=lambda: [3])
+    length_pooling: str = "mean_max"
+    length_embedding: bool = True
+    dropout: float = 0.1
+    input_dropout: float = 0.1
+    length_dropout: float = 0.3
+    max_length: int = 79
+    reads_tokens: bool = False
+
+
 class NARModel(nn.Module):
     """The parser's mathematics; no text, no Lightning.
 
     Args:
+        config: sizes.
         encoder: ``(pieces [B, S], mask [B, S] or None)`` to states ``[B, S, width]``.
-        length: states to log-probabilities of lengths.
         blocks: of the decoder, called as :class:`parsers.encoders.LightConvBlock` is.
-        head: scores of ontology tokens and places.
-        width: channels of states.
-        max_length: longest target.
-        length_embedding: whether the decoder is told the total length at every position.
-        reads_tokens: whether the decoder reads tokens already decided, which conditional masked training and
-            mask-predict need.
-        dropout: on the decoder's input.
+        ontology: ontology tokens.
     """
 
-    def __init__(
-        self,
-        encoder: nn.Module,
-        length: LengthModule,
-        blocks: Iterable[nn.Module],
-        head: PointerHead,
-        width: int,
-        max_length: int,
-        length_embedding: bool,
-        reads_tokens: bool,
-        dropout: float,
-    ) -> None:
+    def __init__(self, config: NARConfig, encoder: nn.Module, blocks: Iterable[nn.Module], ontology: int) -> None:
         super().__init__()
-        self.max_length, self.ontology_size = max_length, head.ontology.out_features
+        c = config
+        self.max_length, self.ontology_size = c.max_length, ontology
         self.encoder = encoder
-        self.length = length
-        self.mask_embedding = nn.Parameter(torch.randn(width) * 0.1)
-        self.token_embedding = nn.Embedding(self.ontology_size, width) if reads_tokens else None
-        self.copied = nn.Linear(width, width) if reads_tokens else None
-        self.positions = nn.Parameter(torch.randn(max_length, width))
-        self.lengths = nn.Embedding(max_length + 1, width) if length_embedding else None
-        self.norm = nn.LayerNorm(width)
-        self.dropout = ByteDropout(dropout)
+        self.length = LengthModule(
+            c.width, c.length_hidden, c.length_kernels, c.max_length + 1, c.length_dropout, c.length_pooling
+        )
+        self.mask_embedding = nn.Parameter(torch.randn(c.width) * 0.1)
+        self.token_embedding = nn.Embedding(ontology, c.width) if c.reads_tokens else None
+        self.copied = nn.Linear(c.width, c.width) if c.reads_tokens else None
+        self.positions = nn.Parameter(torch.randn(c.max_length, c.width))
+        self.lengths = nn.Embedding(c.max_length + 1, c.width) if c.length_embedding else None
+        self.norm = nn.LayerNorm(c.width)
+        self.dropout = ByteDropout(c.input_dropout)
         self.blocks = nn.ModuleList(blocks)
-        self.head = head
+        self.head = PointerHead(c.width, ontology, c.pointer_heads, c.pointer_copy)
 
     def encode(self, pieces: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Utterances to states and lengths.

@@ -102,9 +102,6 @@ def test_encoders_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_pieces_of_another_encoder_are_refused(tmp_path: Path):
     folder = save_encoder(tmp_path / "bert", "bert", ["wake me at 6"] * 20)
     pieces = PieceTokenizer.train_sentencepiece(["the quick brown fox", "jumps over a lazy dog"] * 20, 400)
-    small = load_transformer(str(folder)).config.vocab_size
-    if pieces.vocab_size > small:
-        with pytest.raises(UsageError, match="E423"):
-            _module(folder).make_model(pieces, 9)
-    else:
-        pytest.fail(f"the test needs more pieces than {small}")
+    assert pieces.vocab_size > load_transformer(str(folder)).config.vocab_size
+    with pytest.raises(UsageError, match="E423"):
+        _module(folder).make_model(pieces, 9)
