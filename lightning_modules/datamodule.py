@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from data.topv2.augment import swap_values
 from data.topv2.batches import BatchStream, EncodedCorpus
 from data.topv2.linearization import POINTER_FORMS, TargetIds
 from data.topv2.ontology import Ontology
@@ -77,6 +78,8 @@ class TOPv2DataModule(pl.LightningDataModule):
             on the training utterances.
         vocabulary: SentencePiece pieces to train.
         lowercase: fold case before SentencePiece.
+        augment: for each training row, this many more with slot values of other rows (see
+            :func:`data.topv2.augment.swap_values`).
         batch_size: utterances in a training batch.
         seed: order of the batches.
         validation_rows: validate on this many eval rows, drawn once by a fixed seed; ``None`` for all.
@@ -92,6 +95,7 @@ class TOPv2DataModule(pl.LightningDataModule):
         pretrained: str | None = None,
         vocabulary: int = 6000,
         lowercase: bool = True,
+        augment: int = 0,
         batch_size: int = 256,
         seed: int = 0,
         validation_rows: int | None = None,
@@ -129,6 +133,7 @@ class TOPv2DataModule(pl.LightningDataModule):
             if h.pretrained is None
             else PieceTokenizer.from_pretrained(h.pretrained)
         )
+        train += swap_values(train, h.augment, h.seed)
         frames = [example.frame.decoupled() for example in train]
         self.assets = Assets(tokenizer, Ontology.from_frames(frames), h.form)
         sources = tokenizer.batch([e.utterance for e in train])

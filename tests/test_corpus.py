@@ -8,10 +8,12 @@ import pytest
 
 from data.topv2 import download as downloading
 from data.topv2 import verify as verifying
+from data.topv2.augment import swap_values, with_texts
 from data.topv2.describe import describe
 from data.topv2.errors import CorpusError, FrameError, MachineError
 from data.topv2.files import sha256, whole_folder, write_text
-from data.topv2.reader import corpus_checksum, data_root, read_file, read_low_resource, read_split, write_file
+from data.topv2.frame import Frame, Span
+from data.topv2.reader import Example, corpus_checksum, data_root, read_file, read_low_resource, read_split, write_file
 from data.topv2.spis import labels, sample
 from data.topv2.synthetic import generate, write_corpus
 
@@ -272,3 +274,35 @@ def test_damaged_and_foreign_archives(tmp_path: Path, server):
 def test_no_network_gives_the_manual_steps(tmp_path: Path):
     with pytest.raises(MachineError, match="set TOPV2_DIR"):
         downloading.download(tmp_path / "out", "http://127.0.0.1:9/")
+
+
+def test_swapped_values_keep_the_rest():
+    rows = generate(seed=3, train=400, evaluation=1, test=1)["train"]
+    made = swap_values(rows, 2, seed=0)
+    assert len(made) > len(rows)
+    assert made == swap_values(rows, 2, seed=0) != swap_values(rows, 2, seed=1)
+    scenarios = {(row.domain, row.frame.scenario()) for row in rows}
+    values = {value for row in rows for value in _slot_texts(row)}
+    for row in made:
+        assert (row.domain, row.frame.scenario()) in scenarios
+        assert _slot_texts(row) <= values
+        assert Frame.parse(str(row.frame), row.utterance) == row.frame
+
+
+def _slot_texts(row: Example) -> set[tuple[str, str, str]]:
+    return {
+        (row.domain, slot.label, row.utterance[child.start : child.end])
+        for slot in row.frame.slots()
+        for child in slot.children
+        if isinstance(child, Span)
+    }
+
+
+def test_a_leaf_reads_otherwise_and_the_others_move():
+    frame = Frame.parse("[IN:A play [SL:B one song ] by [SL:C [IN:D [SL:E x ] ] ] now ]")
+    first = next(slot for slot in frame.slots() if slot.label == "B").children[0]
+    assert isinstance(first, Span)
+    changed = with_texts(frame, {first: "two long songs"})
+    assert str(changed) == "[IN:A play [SL:B two long songs ] by [SL:C [IN:D [SL:E x ] ] ] now ]"
+    assert changed.utterance == "play two long songs by x now"
+    assert with_texts(frame, {}) == frame

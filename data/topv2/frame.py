@@ -60,7 +60,7 @@ class Frame:
 
     def __post_init__(self) -> None:
         end = 0
-        for span in _spans(self.root):
+        for span in self.spans():
             if not (0 <= span.start < span.end <= len(self.utterance)):
                 raise FrameError(
                     "E101",
@@ -213,6 +213,10 @@ class Frame:
         for node in _walk(self.root):
             spans = list(_spans(node))
             yield (node, spans[0].start, spans[-1].end) if spans else (node, -1, -1)
+
+    def spans(self) -> Iterator[Span]:
+        """Leaves, in the order of the utterance."""
+        return _spans(self.root)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able form; :meth:`from_dict` is its inverse."""

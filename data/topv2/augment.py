@@ -1,0 +1,87 @@
+"""More training rows out of the rows that are there."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from data.topv2.frame import Frame, Intent, Node, Slot, Span
+from data.topv2.reader import Example
+
+
+def swap_values(examples: Sequence[Example], copies: int, seed: int, share: float = 0.5) -> list[Example]:
+    """New rows whose slots hold the text of other rows' slots of the same label and domain.
+
+    Args:
+        examples: training rows.
+        copies: passes over the rows; a row without a slot that can be filled otherwise gives no new row.
+        seed: of the draws.
+        share: probability with which each slot is refilled; one at least is.
+
+    Returns:
+        New rows, their scenarios unchanged.
+    """
+    rng = np.random.default_rng(seed)
+    values: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for example in examples:
+        for label, span in _fillable(example.frame):
+            values[example.domain, label].append(example.utterance[span.start : span.end])
+    made = []
+    for example in list(examples) * copies:
+        slots = list(_fillable(example.frame))
+        if not slots:
+            continue
+        chosen = rng.random(len(slots)) < share
+        chosen[rng.integers(len(slots))] = True
+        texts = {}
+        for (label, span), refilled in zip(slots, chosen, strict=True):
+            if refilled:
+                others = values[example.domain, label]
+                texts[span] = others[rng.integers(len(others))]
+        frame = with_texts(example.frame, texts)
+        if frame.utterance != example.utterance:
+            made.append(Example(example.domain, frame.utterance, frame))
+    return made
+
+
+def with_texts(frame: Frame, texts: dict[Span, str]) -> Frame:
+    """The frame over an utterance in which some leaves read otherwise.
+
+    Args:
+        frame: full or decoupled.
+        texts: new text of leaves of ``frame``.
+    """
+    utterance, end = "", 0
+    moved: dict[Span, Span] = {}
+    for span in frame.spans():
+        utterance += frame.utterance[end : span.start]
+        text = texts.get(span, frame.utterance[span.start : span.end])
+        moved[span] = Span(len(utterance), len(utterance) + len(text))
+        utterance += text
+        end = span.end
+
+    def rebuilt(node: Node) -> Node:
+        children = tuple(moved[child] if isinstance(child, Span) else rebuilt(child) for child in node.children)
+        return type(node)(node.label, children)  # type: ignore[arg-type]
+
+    root = rebuilt(frame.root)
+    assert isinstance(root, Intent)
+    return Frame(root, utterance + frame.utterance[end:])
+
+
+def _fillable(frame: Frame) -> Iterator[tuple[str, Span]]:
+    """Slots of one leaf that stands apart from the words beside it, so that no new text can run into them."""
+    text = frame.utterance
+
+    def walk(node: Node) -> Iterator[tuple[str, Span]]:
+        for child in node.children:
+            if isinstance(child, Span):
+                apart = not (text[: child.start][-1:].isalnum() or text[child.end :][:1].isalnum())
+                if isinstance(node, Slot) and len(node.children) == 1 and apart:
+                    yield node.label, child
+            else:
+                yield from walk(child)
+
+    return walk(frame.root)
