@@ -78,8 +78,9 @@ class TOPv2DataModule(pl.LightningDataModule):
             on the training utterances.
         vocabulary: SentencePiece pieces to train.
         lowercase: fold case before SentencePiece.
-        augment: for each training row, this many more with slot values of other rows (see
+        variants: for each training row, this many variants with slot values of other rows (see
             :func:`data.topv2.augment.swap_values`).
+        varied: probability that a variant stands in for its row, drawn anew in every epoch.
         batch_size: utterances in a training batch.
         seed: order of the batches.
         validation_rows: validate on this many eval rows, drawn once by a fixed seed; ``None`` for all.
@@ -95,7 +96,8 @@ class TOPv2DataModule(pl.LightningDataModule):
         pretrained: str | None = None,
         vocabulary: int = 6000,
         lowercase: bool = True,
-        augment: int = 0,
+        variants: int = 0,
+        varied: float = 0.5,
         batch_size: int = 256,
         seed: int = 0,
         validation_rows: int | None = None,
@@ -133,13 +135,15 @@ class TOPv2DataModule(pl.LightningDataModule):
             if h.pretrained is None
             else PieceTokenizer.from_pretrained(h.pretrained)
         )
-        train += swap_values(train, h.augment, h.seed)
+        swapped = swap_values(train, h.variants, h.seed)
+        train += [variant for variants in swapped for variant in variants]
         frames = [example.frame.decoupled() for example in train]
         self.assets = Assets(tokenizer, Ontology.from_frames(frames), h.form)
         sources = tokenizer.batch([e.utterance for e in train])
         form, ids = POINTER_FORMS[h.form](), TargetIds(self.assets.ontology)
         targets = [ids.encode(form.encode(frame, source)) for frame, source in zip(frames, sources, strict=True)]
-        self.train_corpus = EncodedCorpus([source.ids for source in sources], targets, tokenizer.pad_id)
+        counts = [len(variants) for variants in swapped]
+        self.train_corpus = EncodedCorpus([source.ids for source in sources], targets, tokenizer.pad_id, counts)
 
     def all_eval_examples(self) -> list[Example]:
         """The whole eval split, whatever ``validation_rows``."""
@@ -162,7 +166,7 @@ class TOPv2DataModule(pl.LightningDataModule):
         """Batches of like lengths, resumable at any batch."""
         assert self.train_corpus is not None
         h: Any = self.hparams
-        self._stream = BatchStream(self.train_corpus, h.batch_size, h.seed, True, *self._ranks())
+        self._stream = BatchStream(self.train_corpus, h.batch_size, h.seed, True, h.varied, *self._ranks())
         if self._stream_state is not None:
             self._stream.load_state_dict(self._stream_state)
         return self._stream

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -53,11 +54,16 @@ class PretrainedEncoder(nn.Module):
     """
 
     def __init__(
-        self, transformer: PreTrainedModel, prefix: list[int], suffix: list[int], width: int, dropout: float | None
+        self,
+        transformer: PreTrainedModel,
+        prefix: Sequence[int],
+        suffix: Sequence[int],
+        width: int,
+        dropout: float | None,
     ) -> None:
         super().__init__()
         if getattr(transformer, "pooler", None) is not None:
-            transformer.pooler = None
+            transformer.register_module("pooler", None)
         swap_dropout(transformer, dropout)
         if isinstance(embeddings := getattr(transformer, "embeddings", None), nn.Module):
             embeddings.register_forward_hook(lambda module, inputs, output: working(output))

@@ -279,14 +279,17 @@ def test_no_network_gives_the_manual_steps(tmp_path: Path):
 def test_swapped_values_keep_the_rest():
     rows = generate(seed=3, train=400, evaluation=1, test=1)["train"]
     made = swap_values(rows, 2, seed=0)
-    assert len(made) > len(rows)
+    assert len(made) == len(rows)
+    assert sum(map(len, made)) > len(rows)
     assert made == swap_values(rows, 2, seed=0) != swap_values(rows, 2, seed=1)
-    scenarios = {(row.domain, row.frame.scenario()) for row in rows}
     values = {value for row in rows for value in _slot_texts(row)}
-    for row in made:
-        assert (row.domain, row.frame.scenario()) in scenarios
-        assert _slot_texts(row) <= values
-        assert Frame.parse(str(row.frame), row.utterance) == row.frame
+    for row, variants in zip(rows, made, strict=True):
+        for variant in variants:
+            assert variant.domain == row.domain
+            assert variant.utterance != row.utterance
+            assert variant.frame.scenario() == row.frame.scenario()
+            assert _slot_texts(variant) <= values
+            assert Frame.parse(str(variant.frame), variant.utterance) == variant.frame
 
 
 def _slot_texts(row: Example) -> set[tuple[str, str, str]]:

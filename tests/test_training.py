@@ -71,6 +71,22 @@ def test_a_stream_continues_where_its_state_was_taken():
     assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
 
 
+def test_variants_stand_in_for_their_rows():
+    rows, counts = [[10], [20], [30]], [2, 0, 3]
+    variants = [[11], [12], [31], [32], [33]]
+    corpus = EncodedCorpus(rows + variants, [[0]] * 8, pad_id=0, variants=counts)
+    seen = []
+    for seed in range(200):
+        (batch,) = BatchStream(corpus, 4, seed=seed, varied=0.5)
+        values = sorted(batch.pieces[:, 0].tolist())
+        assert [value // 10 for value in values] == [1, 2, 3]
+        seen += values
+    assert set(seen) == {10, 11, 12, 20, 30, 31, 32, 33}
+    assert 0.35 < sum(value % 10 > 0 for value in seen) / 400 < 0.65
+    (batch,) = BatchStream(corpus, 4)
+    assert sorted(batch.pieces[:, 0].tolist()) == [10, 20, 30]
+
+
 def test_processes_share_an_epoch_without_overlap():
     corpus = corpus_of(300)
     parts = [[b.pieces.tolist() for b in BatchStream(corpus, 32, rank=rank, world=2)] for rank in range(2)]

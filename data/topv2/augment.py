@@ -11,17 +11,18 @@ from data.topv2.frame import Frame, Intent, Node, Slot, Span
 from data.topv2.reader import Example
 
 
-def swap_values(examples: Sequence[Example], copies: int, seed: int, share: float = 0.5) -> list[Example]:
-    """New rows whose slots hold the text of other rows' slots of the same label and domain.
+def swap_values(examples: Sequence[Example], copies: int, seed: int, share: float = 0.5) -> list[list[Example]]:
+    """Variants of each row, whose slots hold the text of other rows' slots of the same label and domain.
 
     Args:
         examples: training rows.
-        copies: passes over the rows; a row without a slot that can be filled otherwise gives no new row.
+        copies: variants drawn for each row; one that reads as the row itself is dropped, so a row without a slot
+            that can be filled otherwise has none.
         seed: of the draws.
         share: probability with which each slot is refilled; one at least is.
 
     Returns:
-        New rows, their scenarios unchanged.
+        The variants of each row, their scenarios those of the row.
     """
     rng = np.random.default_rng(seed)
     values: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -29,20 +30,21 @@ def swap_values(examples: Sequence[Example], copies: int, seed: int, share: floa
         for label, span in _fillable(example.frame):
             values[example.domain, label].append(example.utterance[span.start : span.end])
     made = []
-    for example in list(examples) * copies:
+    for example in examples:
         slots = list(_fillable(example.frame))
-        if not slots:
-            continue
-        chosen = rng.random(len(slots)) < share
-        chosen[rng.integers(len(slots))] = True
-        texts = {}
-        for (label, span), refilled in zip(slots, chosen, strict=True):
-            if refilled:
-                others = values[example.domain, label]
-                texts[span] = others[rng.integers(len(others))]
-        frame = with_texts(example.frame, texts)
-        if frame.utterance != example.utterance:
-            made.append(Example(example.domain, frame.utterance, frame))
+        variants = []
+        for _ in range(copies if slots else 0):
+            chosen = rng.random(len(slots)) < share
+            chosen[rng.integers(len(slots))] = True
+            texts = {}
+            for (label, span), refilled in zip(slots, chosen, strict=True):
+                if refilled:
+                    others = values[example.domain, label]
+                    texts[span] = others[rng.integers(len(others))]
+            frame = with_texts(example.frame, texts)
+            if frame.utterance != example.utterance:
+                variants.append(Example(example.domain, frame.utterance, frame))
+        made.append(variants)
     return made
 
 

@@ -43,17 +43,34 @@ class EncodedCorpus:
         sources: piece ids of each row.
         targets: target ids of each row (see :class:`data.topv2.linearization.TargetIds`).
         pad_id: piece id that pads.
+        variants: how many variants each row of the corpus has. They follow the rows themselves, those of one row
+            together; None for none.
     """
 
-    def __init__(self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], pad_id: int) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Sequence[int]],
+        targets: Sequence[Sequence[int]],
+        pad_id: int,
+        variants: Sequence[int] | None = None,
+    ) -> None:
         self.source, self.source_ends = _flatten(sources)
         self.target, self.target_ends = _flatten(targets)
         self.source_lengths = np.diff(self.source_ends, prepend=0)
         self.target_lengths = np.diff(self.target_ends, prepend=0)
         self.pad_id = pad_id
+        self.variants = np.array(variants if variants is not None else [0] * len(sources), dtype=np.int64)
 
     def __len__(self) -> int:
-        return len(self.source_lengths)
+        return len(self.variants)
+
+    def drawn(self, rng: np.random.Generator, share: float) -> np.ndarray:
+        """One number for each row ``[len(self)]``: its own, or with probability ``share`` that of a variant it has."""
+        rows = np.arange(len(self))
+        if share == 0 or not self.variants.any():
+            return rows
+        chosen = len(self) + self.variants.cumsum() - 1 - (rng.random(len(self)) * self.variants).astype(np.int64)
+        return np.where((rng.random(len(self)) < share) & (self.variants > 0), chosen, rows)
 
     def batch(self, rows: np.ndarray) -> Batch:
         """The rows as tensors, sorted by the length of their targets."""
@@ -78,14 +95,22 @@ class BatchStream:
         batch_size: rows in a batch.
         seed: of the order.
         shuffle: False gives the same order, by length, at every pass.
+        varied: probability that a variant stands in for its row (see :meth:`EncodedCorpus.drawn`).
         rank: this process's number among ``world`` under DDP.
         world: number of processes; each gets as many batches as the others.
     """
 
     def __init__(
-        self, corpus: EncodedCorpus, batch_size: int, seed: int = 0, shuffle: bool = True, rank: int = 0, world: int = 1
+        self,
+        corpus: EncodedCorpus,
+        batch_size: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        varied: float = 0.0,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
-        self.corpus, self.batch_size, self.seed, self.shuffle = corpus, batch_size, seed, shuffle
+        self.corpus, self.batch_size, self.seed, self.shuffle, self.varied = corpus, batch_size, seed, shuffle, varied
         self.rank, self.world = rank, world
         self.epoch = 0
         self.position = 0
@@ -108,7 +133,8 @@ class BatchStream:
         corpus = self.corpus
         rng = np.random.default_rng((self.seed, self.epoch))
         noise = rng.random(len(corpus)) if self.shuffle else np.arange(len(corpus))
-        order = np.lexsort((noise, corpus.source_lengths))
+        drawn = corpus.drawn(rng, self.varied)
+        order = drawn[np.lexsort((noise, corpus.source_lengths[drawn]))]
         batches = np.split(order, range(self.batch_size, len(order), self.batch_size))
         if self.shuffle:
             batches = [batches[i] for i in rng.permutation(len(batches))]

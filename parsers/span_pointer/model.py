@@ -5,6 +5,7 @@ Shrivastava, Chuang, Babu, Desai, Arora, Zotov, Aly. Findings of EMNLP 2021, arX
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,8 +54,8 @@ class SpanPointer(NARModel):
         self,
         config: SpanPointerConfig,
         transformer: PreTrainedModel,
-        prefix: list[int],
-        suffix: list[int],
+        prefix: Sequence[int],
+        suffix: Sequence[int],
         ontology: int,
     ) -> None:
         c = config
