@@ -14,6 +14,9 @@ class ByteDropout(nn.Module):
 
     Args:
         p: share of elements zeroed in training, rounded to a multiple of 1/256.
+
+    Attributes:
+        p: the share in effect, under the name that ``torch.nn.Dropout`` has for it.
     """
 
     def __init__(self, p: float) -> None:
@@ -21,6 +24,7 @@ class ByteDropout(nn.Module):
         if not 0 <= p < 1:
             raise ValueError(f"dropout {p} is not in [0, 1)")
         self.dropped = round(p * 256)
+        self.p = self.dropped / 256
         self.scale = 256 / (256 - self.dropped)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -34,4 +38,4 @@ class ByteDropout(nn.Module):
 
     def extra_repr(self) -> str:
         """The probability in effect."""
-        return f"p={self.dropped / 256:.3f}"
+        return f"p={self.p:.3f}"
