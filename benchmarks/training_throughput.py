@@ -44,7 +44,8 @@ def main() -> None:
     )
     module.build(data.assets)
     module.train()
-    optimizer = torch.optim.AdamW(module.parameters(), lr=module.optimization.lr, fused=True)
+    fitted = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(fitted, lr=module.optimization.lr, fused=True)
     stream = BatchStream(data.train_corpus, config["data"]["batch_size"])
     spent = dict.fromkeys(("data", "forward", "backward", "optimizer"), 0.0)
     batches, utterances = iter(stream), 0
@@ -59,7 +60,7 @@ def main() -> None:
         clock = _lap(spent, "forward", clock)
         loss.backward()
         clock = _lap(spent, "backward", clock)
-        torch.nn.utils.clip_grad_norm_(module.parameters(), config["trainer"]["gradient_clip_val"])
+        torch.nn.utils.clip_grad_norm_(fitted, config["trainer"]["gradient_clip_val"])
         optimizer.step()
         optimizer.zero_grad()
         _lap(spent, "optimizer", clock)

@@ -96,7 +96,7 @@ class FrameFillCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def after_fit(self) -> None:
-        """Evaluates the best checkpoint on the whole eval split and writes ``results/<run>/metrics.json``."""
+        """Evaluates the best checkpoint on the whole of the split to report on and writes ``results/<run>/metrics.json``."""
         trainer, datamodule = self.trainer, self.datamodule
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
@@ -109,7 +109,7 @@ class FrameFillCLI(LightningCLI):
             return
         module, made = load_module(best)
         parser = module.parser()
-        metrics = evaluate(parser, datamodule.all_eval_examples(), parser.ontology.valid, datamodule.trained_on)
+        metrics = evaluate(parser, datamodule.reported_examples(), parser.ontology.valid, datamodule.trained_on)
         record = Path("results") / config.run / "metrics.json"
         write_record(
             record,

@@ -17,6 +17,7 @@ from data.topv2.linearization import POINTER_FORMS, TargetIds
 from data.topv2.ontology import Ontology
 from data.topv2.reader import Example, corpus_checksum, data_root, read_split
 from data.topv2.tokenization import PieceTokenizer
+from lightning_modules.saved import read_checkpoint
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class TOPv2DataModule(pl.LightningDataModule):
     Args:
         root: folder of ``<domain>_<split>.tsv`` files; ``None`` reads the environment variable ``TOPV2_DIR``.
         domains: domains to use, ``None`` for all in the folder.
+        start: checkpoint to start from: its pieces and parameters, its labels joined by those of the training rows.
         form: linearization, ``span`` (two endpoints a leaf) or ``index`` (a pointer a piece).
         pretrained: cut pieces as this encoder does (hub name, local folder, or ``minilm``); None trains SentencePiece
             on the training utterances.
@@ -84,14 +86,16 @@ class TOPv2DataModule(pl.LightningDataModule):
         batch_size: utterances in a training batch.
         seed: order of the batches.
         validation_rows: validate on this many eval rows, drawn once by a fixed seed; ``None`` for all.
-        train_split: name of the training split.
+        train_split: name of the training split; ``train_25spis`` is a low-resource one.
         eval_split: name of the split that selects.
+        report_split: name of the split whose figures are recorded; None for the one that selects.
     """
 
     def __init__(
         self,
         root: str | None = None,
         domains: list[str] | None = None,
+        start: str | None = None,
         form: str = "span",
         pretrained: str | None = None,
         vocabulary: int = 6000,
@@ -103,6 +107,7 @@ class TOPv2DataModule(pl.LightningDataModule):
         validation_rows: int | None = None,
         train_split: str = "train",
         eval_split: str = "eval",
+        report_split: str | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -127,28 +132,32 @@ class TOPv2DataModule(pl.LightningDataModule):
         h: Any = self.hparams
         root = data_root(h.root)
         train = read_split(root, h.train_split, h.domains)
-        self.eval_examples = self._subset(self.all_eval_examples())
+        self.eval_examples = self._subset(read_split(root, h.eval_split, h.domains))
         self.checksum = corpus_checksum(root, h.train_split, h.domains)
         self.trained_on = {(example.domain, example.utterance) for example in train}
-        tokenizer = (
-            PieceTokenizer.train_sentencepiece([example.utterance for example in train], h.vocabulary, h.lowercase)
-            if h.pretrained is None
-            else PieceTokenizer.from_pretrained(h.pretrained)
-        )
+        started = Assets.from_dict(read_checkpoint(h.start)["framefill"]["assets"], h.start) if h.start else None
+        if started is not None:
+            tokenizer = started.tokenizer
+        elif h.pretrained is not None:
+            tokenizer = PieceTokenizer.from_pretrained(h.pretrained)
+        else:
+            utterances = [example.utterance for example in train]
+            tokenizer = PieceTokenizer.train_sentencepiece(utterances, h.vocabulary, h.lowercase)
         swapped = swap_values(train, h.variants, h.seed)
         train += [variant for variants in swapped for variant in variants]
         frames = [example.frame.decoupled() for example in train]
-        self.assets = Assets(tokenizer, Ontology.from_frames(frames), h.form)
+        ontology = Ontology.from_frames(frames)
+        self.assets = Assets(tokenizer, started.ontology.merged(ontology) if started else ontology, h.form)
         sources = tokenizer.batch([e.utterance for e in train])
         form, ids = POINTER_FORMS[h.form](), TargetIds(self.assets.ontology)
         targets = [ids.encode(form.encode(frame, source)) for frame, source in zip(frames, sources, strict=True)]
         counts = [len(variants) for variants in swapped]
         self.train_corpus = EncodedCorpus([source.ids for source in sources], targets, tokenizer.pad_id, counts)
 
-    def all_eval_examples(self) -> list[Example]:
-        """The whole eval split, whatever ``validation_rows``."""
+    def reported_examples(self) -> list[Example]:
+        """All rows of the split whose figures are recorded, whatever ``validation_rows``."""
         h: Any = self.hparams
-        return read_split(data_root(h.root), h.eval_split, h.domains)
+        return read_split(data_root(h.root), h.report_split or h.eval_split, h.domains)
 
     def _subset(self, examples: Sequence[Example]) -> list[Example]:
         limit = self.hparams["validation_rows"]

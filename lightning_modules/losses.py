@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 
 def smoothed_nll(log_probs: Tensor, target: Tensor, smoothing: float, allowed: Tensor | None = None) -> Tensor:
@@ -26,3 +27,10 @@ def smoothed_nll(log_probs: Tensor, target: Tensor, smoothing: float, allowed: T
     else:
         uniform = -torch.where(allowed, log_probs, log_probs.new_zeros(())).sum(dim=1) / allowed.sum(dim=1)
     return (1 - smoothing) * nll + smoothing * uniform
+
+
+def symmetric_divergence(one: Tensor, other: Tensor) -> Tensor:
+    """Kullback-Leibler divergence in both directions between log-probabilities ``[N, K]``; ``[N]``."""
+    there = F.kl_div(other, one, log_target=True, reduction="none").sum(dim=1)
+    back = F.kl_div(one, other, log_target=True, reduction="none").sum(dim=1)
+    return there + back

@@ -12,11 +12,14 @@ from torch import Tensor
 from transformers import get_cosine_schedule_with_warmup
 
 from data.topv2.batches import PAD_TARGET, Batch
+from data.topv2.errors import BundleError
 from data.topv2.linearization import TargetIds
+from data.topv2.ontology import Ontology
 from data.topv2.tokenization import PieceTokenizer
 from lightning_modules.datamodule import Assets, TOPv2DataModule
-from lightning_modules.losses import smoothed_nll
+from lightning_modules.losses import smoothed_nll, symmetric_divergence
 from lightning_modules.metrics import FrameExactMatch
+from lightning_modules.saved import parameters_of, read_checkpoint
 from parsers.mask_predict import MASKED
 from parsers.nar import DecodingConfig, NonAutoregressiveParser
 from parsers.nar_model import NARModel
@@ -35,6 +38,9 @@ class OptimizationConfig:
         length_weight: weight of the length loss (paper's beta: 0.28).
         length_smoothing: label smoothing of the length loss (paper: 0.39).
         encoder_lr: peak rate of a pretrained encoder's top layer, None for ``lr``.
+        r3f_weight: weight of the divergence between what is predicted with and without noise on the embeddings
+            (R3F, Aghajanyan et al. 2020b), 0 to leave it out; it costs a second pass.
+        r3f_noise: size of that noise.
         layer_decay: factor of the rate from each layer of a pretrained encoder to the one below it.
         masking: ``everything`` hides every target position (the paper's TOP config); ``uniform`` hides a
             uniformly drawn number of them (conditional masked training), for mask-predict.
@@ -46,6 +52,8 @@ class OptimizationConfig:
     label_smoothing: float = 0.1
     length_weight: float = 0.28
     length_smoothing: float = 0.1
+    r3f_weight: float = 0.0
+    r3f_noise: float = 1e-5
     encoder_lr: float | None = None
     layer_decay: float = 1.0
     masking: str = "everything"
@@ -89,7 +97,24 @@ class NARModule(pl.LightningModule):
             datamodule = self._datamodule()
             assert datamodule.assets is not None
             self.build(datamodule.assets)
+            if datamodule.hparams["start"]:
+                self._take_over(datamodule.hparams["start"])
             self.metric = FrameExactMatch(datamodule.domains)
+
+    def _take_over(self, path: str) -> None:
+        """Starts from the parameters of a checkpoint of the same sizes."""
+        assert self.model is not None and self.assets is not None
+        checkpoint = read_checkpoint(path)
+        old = Ontology.from_dict(checkpoint["framefill"]["assets"]["ontology"], path).tokens
+        try:
+            self.model.load_narrower(parameters_of(checkpoint), old, self.assets.ontology.tokens)
+        except (KeyError, RuntimeError) as error:
+            raise BundleError(
+                "E305",
+                f"the checkpoint's parameters do not fit this model ({str(error).splitlines()[0]}).",
+                where=path,
+                remedy="Give model.init_args.model the sizes that data.start was trained with.",
+            ) from error
 
     def build(self, assets: Assets) -> None:
         """Builds the model for these pieces and labels."""
@@ -113,11 +138,8 @@ class NARModule(pl.LightningModule):
         """Token, length and total loss, each a scalar."""
         assert self.model is not None
         o = self.optimization
-        memory, length_scores = self.model.encode(batch.pieces, batch.mask)
         hidden = [hide(targets, o.masking) for targets in batch.targets]
-        scores = self.model.decode_groups(
-            memory, batch.pieces, batch.mask, [tokens for tokens, _ in hidden], batch.target_masks, batch.lengths
-        ).flatten(0, -2)
+        length_scores, scores = self._scores(batch, [tokens for tokens, _ in hidden])
         allowed = None
         if batch.mask is not None and o.label_smoothing:
             steps = torch.cat([batch.lengths.new_full((len(t),), t.shape[1]) for t in batch.targets])
@@ -127,7 +149,19 @@ class NARModule(pl.LightningModule):
         scored = torch.cat([where.flatten() for _, where in hidden])
         token_loss = (smoothed_nll(scores, targets, o.label_smoothing, allowed) * scored).sum() / scored.sum()
         length_loss = smoothed_nll(length_scores, batch.lengths, o.length_smoothing).mean()
-        return {"loss": token_loss + o.length_weight * length_loss, "tokens": token_loss, "length": length_loss}
+        loss = token_loss + o.length_weight * length_loss
+        if o.r3f_weight:
+            moved_lengths, moved = self._scores(batch, [tokens for tokens, _ in hidden], o.r3f_noise)
+            divergence = (symmetric_divergence(scores, moved) * scored).sum() / scored.sum()
+            loss = loss + o.r3f_weight * (divergence + symmetric_divergence(length_scores, moved_lengths).mean())
+        return {"loss": loss, "tokens": token_loss, "length": length_loss}
+
+    def _scores(self, batch: Batch, tokens: list[Tensor], noise: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of lengths ``[B, C]`` and of all target places ``[places, V + S]``."""
+        assert self.model is not None
+        memory, lengths = self.model.encode(batch.pieces, batch.mask, noise)
+        scores = self.model.decode_groups(memory, batch.pieces, batch.mask, tokens, batch.target_masks, batch.lengths)
+        return lengths, scores.flatten(0, -2)
 
     def validation_step(self, rows: Tensor, batch_idx: int) -> None:
         """Parses eval utterances as a user would and counts exact matches."""
@@ -166,6 +200,8 @@ class NARModule(pl.LightningModule):
         o = self.optimization
         alike: dict[tuple[float, float], list[Tensor]] = {}
         for name, parameter in self.named_parameters():
+            if not parameter.requires_grad:
+                continue
             decay = o.weight_decay if parameter.ndim > 1 else 0.0
             alike.setdefault((self.rate(name), decay), []).append(parameter)
         groups = [{"params": found, "lr": rate, "weight_decay": decay} for (rate, decay), found in alike.items()]

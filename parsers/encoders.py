@@ -195,6 +195,11 @@ def working(x: Tensor) -> Tensor:
     return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
 
+def noised(x: Tensor, noise: float) -> Tensor:
+    """``x`` moved by uniform noise of up to ``noise`` in every channel."""
+    return x + torch.empty_like(x).uniform_(-noise, noise)
+
+
 def sinusoids(length: int, width: int) -> Tensor:
     """Sinusoidal positions ``[length, width]`` (Vaswani et al. 2017, section 3.5)."""
     rates = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000) / width))
@@ -242,10 +247,13 @@ class LightConvEncoder(nn.Module):
             LightConvBlock(width, kernel, conv_heads, self_heads, 0, feed_forward, dropout) for kernel in kernels
         )
 
-    def forward(self, pieces: Tensor, mask: Tensor | None) -> Tensor:
-        """Piece ids ``[B, S]`` to states ``[B, S, width]``; ``mask`` ``[B, S]`` is True at pieces, None without padding."""
+    def forward(self, pieces: Tensor, mask: Tensor | None, noise: float = 0.0) -> Tensor:
+        """See :meth:`parsers.pretrained.PretrainedEncoder.forward`."""
         length = pieces.shape[1]
-        x = self.embedding(pieces) * self.scale + self.positions[:length] + self.sinusoids[:length]
+        x = self.embedding(pieces)
+        if noise:
+            x = noised(x, noise)
+        x = x * self.scale + self.positions[:length] + self.sinusoids[:length]
         x = self.dropout(working(self.norm(x)))
         layout = Layout.single(x, mask)
         for block in self.blocks:

@@ -6,7 +6,7 @@ the decoder and the form of the target; the rest is here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -59,7 +59,7 @@ class NARModel(nn.Module):
 
     Args:
         config: sizes.
-        encoder: ``(pieces [B, S], mask [B, S] or None)`` to states ``[B, S, width]``.
+        encoder: ``(pieces [B, S], mask [B, S] or None, noise)`` to states ``[B, S, width]``.
         blocks: of the decoder, called as :class:`parsers.encoders.LightConvBlock` is.
         ontology: ontology tokens.
     """
@@ -82,17 +82,36 @@ class NARModel(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.head = PointerHead(c.width, ontology, c.pointer_heads, c.pointer_copy)
 
-    def encode(self, pieces: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    def load_narrower(self, parameters: Mapping[str, Tensor], old: Sequence[str], new: Sequence[str]) -> None:
+        """Takes over the parameters of a model with fewer ontology tokens; those of new tokens stay as they are.
+
+        Args:
+            parameters: state of a model of the same sizes.
+            old: its ontology tokens.
+            new: the ontology tokens of this model, all of the old ones among them.
+
+        Raises:
+            RuntimeError: the sizes differ.
+        """
+        places = torch.tensor([new.index(token) for token in old])
+        widened = dict(parameters)
+        for name, own in self.state_dict().items():
+            if name.startswith(("head.ontology.", "token_embedding.")):
+                widened[name] = own.index_copy(0, places, parameters[name].to(own))
+        self.load_state_dict(widened)
+
+    def encode(self, pieces: Tensor, mask: Tensor | None, noise: float = 0.0) -> tuple[Tensor, Tensor]:
         """Utterances to states and lengths.
 
         Args:
             pieces: ids ``[B, S]``.
             mask: ``[B, S]``, True at pieces; None when no row is padded.
+            noise: embeddings are moved by uniform noise of up to this size.
 
         Returns:
             Encoder states ``[B, S, width]`` and log-probabilities of lengths ``[B, max_length + 1]``.
         """
-        memory = self.encoder(pieces, mask)
+        memory = self.encoder(pieces, mask, noise)
         return memory, self.length(memory, mask)
 
     def decode(self, memory: Tensor, pieces: Tensor, mask: Tensor | None, tokens: Tensor, lengths: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from transformers.utils import logging
 from data.topv2.errors import UsageError
 from data.topv2.weights import PACKAGED, locate
 from parsers.dropout import ByteDropout
-from parsers.encoders import working
+from parsers.encoders import noised, working
 
 
 def load_transformer(name: str) -> PreTrainedModel:
@@ -75,8 +75,14 @@ class PretrainedEncoder(nn.Module):
         hidden = transformer.config.hidden_size
         self.project = nn.Linear(hidden, width) if hidden != width else None
 
-    def forward(self, pieces: Tensor, mask: Tensor | None) -> Tensor:
-        """Piece ids ``[B, S]`` to states ``[B, S, width]``; ``mask`` ``[B, S]`` is True at pieces, None without padding."""
+    def forward(self, pieces: Tensor, mask: Tensor | None, noise: float = 0.0) -> Tensor:
+        """Piece ids ``[B, S]`` to states ``[B, S, width]``.
+
+        Args:
+            pieces: ids.
+            mask: ``[B, S]``, True at pieces; None without padding.
+            noise: embeddings are moved by uniform noise of up to this size.
+        """
         rows, first, last = pieces.shape[0], len(self.prefix), len(self.suffix)
         ids = torch.cat((self.prefix.expand(rows, first), pieces, self.suffix.expand(rows, last)), dim=1)
         attended = None
@@ -87,7 +93,10 @@ class PretrainedEncoder(nn.Module):
             attended = steps < ends + last
             for k in range(last):
                 ids = torch.where(steps == ends + k, self.suffix[k], ids)
-        states = self.transformer(input_ids=ids, attention_mask=attended).last_hidden_state
+        given: dict[str, Any] = {"input_ids": ids}
+        if noise:
+            given = {"inputs_embeds": noised(self.transformer.get_input_embeddings()(ids), noise)}
+        states = self.transformer(**given, attention_mask=attended).last_hidden_state
         states = states[:, first : first + pieces.shape[1]]
         return states if self.project is None else self.project(states)
 

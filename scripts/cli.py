@@ -78,6 +78,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("--metrics", type=Path, help="metrics.json to carry in the manifest")
 
+    bench = commands.add_parser("bench", help="longer experiments: the low-resource protocol")
+    protocols = bench.add_subparsers(title="experiments", metavar="EXPERIMENT", required=True)
+    low = _command(protocols, "low-resource", _low_resource,
+                   "train on source domains, fine-tune on a few rows of the others, plot the curve (Chen et al. 2020)",
+                   "framefill bench low-resource --config configs/conv_nar.yaml")  # fmt: skip
+    low.add_argument("--config", type=Path, required=True, help="the parser's config")
+    low.add_argument(
+        "--fine-tuning", type=Path, default=Path("configs/low_resource.yaml"),
+        help="config laid over it for the target domains (default: %(default)s)",
+    )  # fmt: skip
+    low.add_argument("--data-root", help="corpus folder (default: the variable TOPV2_DIR)")
+    low.add_argument("--targets", nargs="+", default=["reminder", "weather"], help="domains (default: %(default)s)")
+    low.add_argument(
+        "--spis", nargs="+", type=int, default=[10, 25, 50, 100, 250, 500, 1000],
+        help="samples per intent and slot (default: %(default)s)",
+    )  # fmt: skip
+    low.add_argument("--fit", nargs=argparse.REMAINDER, default=[], help="last: options for every `framefill fit`")
+
     data = commands.add_parser("data", help="verify, describe, sample, download or synthesise a corpus")
     actions = data.add_subparsers(title="actions", metavar="ACTION", required=True)
     verify = _command(
@@ -210,6 +228,15 @@ def _export(options: Any) -> None:
         }
     out = export(options.checkpoint, options.out, options.precision, metrics)
     print(f"{out} ({size(out) / 1e6:.1f} MB)")
+
+
+def _low_resource(options: Any) -> None:
+    from scripts.low_resource import low_resource
+
+    out = low_resource(
+        options.config, options.fine_tuning, options.data_root, options.targets, options.spis, options.fit
+    )
+    print(f"curve: {out / 'curve.json'}\nplot: {out / 'curve.png'}")
 
 
 def _verify(options: Any) -> None:

@@ -13,7 +13,7 @@ from data.topv2.describe import describe
 from data.topv2.errors import CorpusError, FrameError, MachineError
 from data.topv2.files import sha256, whole_folder, write_text
 from data.topv2.frame import Frame, Span
-from data.topv2.reader import Example, corpus_checksum, data_root, read_file, read_low_resource, read_split, write_file
+from data.topv2.reader import Example, corpus_checksum, data_root, read_file, read_split, write_file
 from data.topv2.spis import labels, sample
 from data.topv2.synthetic import generate, write_corpus
 
@@ -76,7 +76,7 @@ def test_missing_folders_splits_and_domains_say_what_is_there(tmp_path: Path, co
     with pytest.raises(CorpusError, match="Domains there: alarm, event"):
         read_split(corpus, "eval", ["cooking"])
     with pytest.raises(CorpusError, match="E203"):
-        read_low_resource(corpus, "weather", "train", 10)
+        read_split(corpus, "train_10spis")
     with pytest.raises(CorpusError, match="E212"):
         write_file(
             tmp_path / "x.tsv",
@@ -174,7 +174,7 @@ def test_spis_rule():
 @pytest.mark.parametrize("spis", [10, 25, 100])
 def test_official_samples_obey_the_rule(topv2_root: Path, spis: int):
     for domain in ("weather", "reminder"):
-        official = read_low_resource(topv2_root, domain, "train", spis)
+        official = read_split(topv2_root, f"train_{spis}spis", [domain])
         running: Counter = Counter()
         for row in official:
             assert any(running[label] < spis for label in labels(row.frame))

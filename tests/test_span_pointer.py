@@ -55,6 +55,8 @@ def test_states_are_those_of_the_pieces_whatever_the_padding(encoder: Path):
     assert torch.allclose(alone, whole[:, 1:-1], atol=1e-5)
     assert torch.allclose(together[:1, : len(short)], alone, atol=1e-5)
     assert torch.allclose(together[1:], model(torch.tensor([long]), None), atol=1e-5)
+    assert torch.allclose(model(pieces, mask, noise=1e-9)[mask], together[mask], atol=1e-5)
+    assert not torch.allclose(model(pieces, mask, noise=1.0)[mask], together[mask], atol=1e-2)
 
 
 def test_train_evaluate_export_parse(encoder: Path, corpus: Path, repository: Path, tmp_path: Path):
@@ -87,6 +89,15 @@ def test_lower_layers_learn_more_slowly(tmp_path: Path):
     assert rates["model.encoder.transformer.encoder.layer.1.output.dense.weight"] == 1e-3
     assert rates["model.encoder.transformer.encoder.layer.0.output.dense.weight"] == 5e-4
     assert rates["model.encoder.transformer.embeddings.word_embeddings.weight"] == 2.5e-4
+
+
+def test_embeddings_stay_as_they_are_when_asked(tmp_path: Path):
+    folder = save_encoder(tmp_path / "bert", "bert", ["wake me at 6"] * 20)
+    module = _module(folder)
+    module.config.train_embeddings = False
+    model = module.make_model(PieceTokenizer.from_pretrained(str(folder)), 9)
+    still = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    assert still == ["encoder.transformer.embeddings.word_embeddings.weight"]
 
 
 def test_encoders_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -13,7 +13,8 @@ import torch
 
 from data.topv2.batches import PAD_TARGET, BatchStream, EncodedCorpus
 from lightning_modules.conv_nar import ConvNARModule
-from lightning_modules.losses import smoothed_nll
+from lightning_modules.datamodule import TOPv2DataModule
+from lightning_modules.losses import smoothed_nll, symmetric_divergence
 from lightning_modules.nar import OptimizationConfig, hide
 from parsers.conv_nar.model import ConvNAR, ConvNARConfig
 from parsers.dropout import ByteDropout
@@ -95,8 +96,6 @@ def test_processes_share_an_epoch_without_overlap():
 
 
 def test_padding_is_under_a_tenth_on_topv2_lengths(topv2_root: Path):
-    from lightning_modules.datamodule import TOPv2DataModule
-
     module = TOPv2DataModule(str(topv2_root), ["timer", "weather"], batch_size=512)
     module.setup("fit")
     assert module.train_corpus is not None
@@ -178,6 +177,30 @@ def test_smoothing_spreads_over_allowed_classes_alone():
     loss = smoothed_nll(log_probs, torch.tensor([1]), 0.2, allowed)
     assert loss.item() == pytest.approx((-0.8 * log_probs[0, 1] - 0.1 * log_probs[0, :2].sum()).item())
     assert smoothed_nll(log_probs, torch.tensor([1]), 0.0).item() == pytest.approx(-log_probs[0, 1].item())
+
+
+def test_divergence_is_symmetric_and_zero_for_equals():
+    one, other = (torch.log_softmax(torch.randn(4, 6, generator=torch.Generator().manual_seed(s)), 1) for s in (0, 1))
+    assert torch.allclose(symmetric_divergence(one, one), torch.zeros(4), atol=1e-6)
+    assert torch.allclose(symmetric_divergence(one, other), symmetric_divergence(other, one))
+    expected = (one.exp() * (one - other)).sum(1) + (other.exp() * (other - one)).sum(1)
+    assert torch.allclose(symmetric_divergence(one, other), expected, atol=1e-6)
+
+
+def test_noise_on_embeddings_adds_its_divergence_to_the_loss(corpus: Path):
+    data = TOPv2DataModule(str(corpus), ["timer"], vocabulary=300, batch_size=32)
+    data.setup("fit")
+    assert data.assets is not None and data.train_corpus is not None
+    still = replace(SMALL, dropout=0.0, input_dropout=0.0, length_dropout=0.0)
+    batch = next(iter(BatchStream(data.train_corpus, 32)))
+    losses = {}
+    for weight, noise in ((0.0, 0.1), (1.0, 0.1), (1.0, 1e-7)):
+        torch.manual_seed(0)
+        module = ConvNARModule(still, optimization=OptimizationConfig(r3f_weight=weight, r3f_noise=noise))
+        module.build(data.assets)
+        losses[weight, noise] = module.losses(batch)["loss"].item()
+    assert losses[1.0, 0.1] > losses[0.0, 0.1] + 1e-4
+    assert losses[1.0, 1e-7] == pytest.approx(losses[0.0, 0.1], abs=1e-4)
 
 
 def test_masking():

@@ -68,6 +68,23 @@ class Ontology:
             dict(sorted(roots.items())),
         )
 
+    def merged(self, other: Ontology) -> Ontology:
+        """Labels and nesting of both, counts added."""
+
+        def nested(a: dict[str, dict[str, int]], b: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+            return {label: added(a.get(label, {}), b.get(label, {})) for label in sorted({*a, *b})}
+
+        def added(a: dict[str, int], b: dict[str, int]) -> dict[str, int]:
+            return {label: a.get(label, 0) + b.get(label, 0) for label in sorted({*a, *b})}
+
+        return Ontology(
+            nested(self.intent_slots, other.intent_slots),
+            nested(self.slot_intents, other.slot_intents),
+            added(self.slot_spans, other.slot_spans),
+            added(self.slot_empty, other.slot_empty),
+            added(self.roots, other.roots),
+        )
+
     @cached_property
     def tokens(self) -> tuple[str, ...]:
         """The ontology tokens in the order of their ids: the closing bracket, ``IN:`` labels, ``SL:`` labels."""

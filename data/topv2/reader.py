@@ -1,7 +1,8 @@
 """Reading and writing corpora in the official TOPv2 layout.
 
-A corpus is a folder of ``<domain>_<split>.tsv`` files whose first row is ``domain utterance semantic_parse``;
-low-resource splits are ``low_resource_splits/<domain>_<split>_<N>spis.tsv``.
+A corpus is a folder of ``<domain>_<split>.tsv`` files whose first row is ``domain utterance semantic_parse``. The
+low-resource splits, ``low_resource_splits/<domain>_<split>_<N>spis.tsv``, are splits like the others, by the names
+``train_25spis``, ``valid_25spis`` and so on.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from data.topv2.frame import Frame
 DOMAINS = ("alarm", "event", "messaging", "music", "navigation", "reminder", "timer", "weather")
 SPLITS = ("train", "eval", "test")
 HEADER = ("domain", "utterance", "semantic_parse")
+#: Folder of the low-resource splits.
+LOW_RESOURCE = "low_resource_splits"
 #: The official low-resource files name the third column otherwise.
 HEADERS = (HEADER, ("domain", "utterance", "seqlogical"))
 
@@ -58,10 +61,10 @@ def split_files(root: Path | str, split: str, domains: Sequence[str] | None = No
     Raises:
         CorpusError: no file of that split, or a domain asked for is missing; the message lists what is there.
     """
-    root = Path(root)
+    root = Path(root) / LOW_RESOURCE if split.endswith("spis") else Path(root)
     found = {path.name[: -len(f"_{split}.tsv")]: path for path in root.glob(f"*_{split}.tsv")}
     if not found:
-        there = sorted({path.stem.rsplit("_", 1)[-1] for path in root.glob("*_*.tsv")})
+        there = sorted({path.stem.split("_", 1)[-1] for path in root.glob("*_*.tsv")})
         raise CorpusError(
             "E203",
             f"there is no <domain>_{split}.tsv.",
@@ -86,26 +89,6 @@ def read_split(root: Path | str, split: str, domains: Sequence[str] | None = Non
         CorpusError: see :func:`split_files` and :func:`read_file`.
     """
     return [example for path in split_files(root, split, domains) for example in read_file(path)]
-
-
-def read_low_resource(root: Path | str, domain: str, split: str, spis: int) -> list[Example]:
-    """Rows of an official low-resource split.
-
-    Args:
-        root: corpus folder.
-        domain: ``reminder`` or ``weather`` in TOPv2.
-        split: ``train`` or ``valid``.
-        spis: samples per intent and slot: 10, 25, 50, 100, 250, 500 or 1000 in TOPv2.
-
-    Raises:
-        CorpusError: there is no such file.
-    """
-    folder = Path(root) / "low_resource_splits"
-    path = folder / f"{domain}_{split}_{spis}spis.tsv"
-    if not path.is_file():
-        there = ", ".join(sorted(p.stem for p in folder.glob("*spis.tsv"))) or "none"
-        raise CorpusError("E203", f"there is no {path.name}.", where=str(folder), remedy=f"Files there: {there}.")
-    return read_file(path)
 
 
 def read_file(path: Path | str) -> list[Example]:

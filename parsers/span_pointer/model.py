@@ -24,6 +24,8 @@ class SpanPointerConfig(NARConfig):
         encoder: hub name, local folder, or ``minilm``.
         encoder_config: what the encoder is made of; filled in on loading, so that a checkpoint needs no network.
         encoder_dropout: inside the encoder; None keeps its own.
+        train_embeddings: whether the encoder's embeddings of pieces are fitted as well; left as they are, half of a
+            small encoder's parameters need neither gradients nor optimizer.
         decoder_layers: blocks of the decoder.
         decoder_heads: heads of its attention.
         decoder_self_attention: whether positions of the target see each other.
@@ -33,6 +35,7 @@ class SpanPointerConfig(NARConfig):
     encoder: str = "minilm"
     encoder_config: dict[str, Any] = field(default_factory=dict)
     encoder_dropout: float | None = None
+    train_embeddings: bool = True
     decoder_layers: int = 2
     decoder_heads: int = 8
     decoder_self_attention: bool = True
@@ -60,6 +63,7 @@ class SpanPointer(NARModel):
     ) -> None:
         c = config
         encoder = PretrainedEncoder(transformer, prefix, suffix, c.width, c.encoder_dropout)
+        transformer.get_input_embeddings().requires_grad_(c.train_embeddings)
         self_heads = c.decoder_heads if c.decoder_self_attention else 0
         blocks = [
             TransformerBlock(c.width, self_heads, c.decoder_heads, c.decoder_feed_forward, c.dropout)

@@ -1,0 +1,115 @@
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from data.topv2.errors import BundleError, UsageError
+from data.topv2.frame import Frame
+from data.topv2.ontology import Ontology
+from data.topv2.reader import LOW_RESOURCE, read_split, write_file
+from data.topv2.spis import sample
+from parsers.conv_nar.model import ConvNAR
+from scripts.low_resource import low_resource, plot
+from tests.conftest import TINY
+from tests.test_training import SMALL
+from tests.training import environment, fit
+
+
+def ontology_of(*texts: str) -> Ontology:
+    return Ontology.from_frames([Frame.parse(text) for text in texts])
+
+
+def test_merged_ontologies_have_the_labels_and_nesting_of_both():
+    one = ontology_of("[IN:A [SL:X x ] ]", "[IN:A [SL:Y [IN:B [SL:X z ] ] ] ]")
+    other = ontology_of("[IN:A [SL:Z x ] ]", "[IN:C [SL:X ] ]")
+    merged = one.merged(other)
+    assert merged == ontology_of(
+        "[IN:A [SL:X x ] ]", "[IN:A [SL:Y [IN:B [SL:X z ] ] ] ]", "[IN:A [SL:Z x ] ]", "[IN:C [SL:X ] ]"
+    )
+    assert one.merged(one).tokens == one.tokens
+
+
+def test_a_wider_model_scores_old_tokens_as_before():
+    torch.manual_seed(0)
+    old, new = ["]", "IN:A", "SL:X"], ["]", "IN:A", "IN:B", "SL:W", "SL:X"]
+    config = replace(SMALL, reads_tokens=True)
+    small, wide = ConvNAR(config, 50, len(old), 20).eval(), ConvNAR(config, 50, len(new), 20).eval()
+    wide.load_narrower(small.state_dict(), old, new)
+    states = torch.randn(3, config.width)
+    kept = [new.index(token) for token in old]
+    assert torch.allclose(wide.head.ontology(states)[:, kept], small.head.ontology(states), atol=1e-6)
+    assert torch.equal(wide.token_embedding.weight[kept], small.token_embedding.weight)
+    pieces = torch.randint(2, 50, (2, 6))
+    assert torch.equal(wide.encode(pieces, None)[1], small.encode(pieces, None)[1])
+    with pytest.raises(RuntimeError):
+        ConvNAR(replace(config, width=64), 50, len(new), 20).load_narrower(small.state_dict(), old, new)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
+    """The small corpus with low-resource splits of one domain."""
+    folder = tmp_path_factory.mktemp("low") / "corpus"
+    rows = {(d, s): read_split(corpus, s, [d]) for d in ("weather", "timer", "alarm") for s in ("train", "eval")}
+    for (domain, split), examples in rows.items():
+        write_file(folder / f"{domain}_{split}.tsv", examples)
+    for spis in (2, 6):
+        drawn = sample(rows["weather", "train"], spis)
+        write_file(folder / LOW_RESOURCE / f"weather_train_{spis}spis.tsv", drawn)
+        write_file(folder / LOW_RESOURCE / f"weather_valid_{spis}spis.tsv", drawn[:10])
+    return folder
+
+
+def test_the_curve_is_trained_recorded_drawn_and_taken_up_again(root: Path, repository: Path, tmp_path: Path):
+    words = [
+        sys.executable, "-m", "scripts.cli", "bench", "low-resource", "--data-root", str(root), "--targets", "weather",
+        "--config", str(repository / "configs" / "conv_nar.yaml"), "--spis", "2", "6",
+        "--fine-tuning", str(tmp_path / "short.yaml"), "--fit", "--threads=1", "--trainer.precision=32-true",
+        *(word for word in TINY if word.startswith("--model")),
+    ]  # fmt: skip
+    tuning = yaml.safe_load((repository / "configs" / "low_resource.yaml").read_text())
+    tuning["trainer"] |= {"max_steps": 20, "val_check_interval": 10}
+    (tmp_path / "short.yaml").write_text(yaml.safe_dump(tuning))
+    folder = tmp_path / "results" / "low_resource" / "conv_nar"
+    # The source is trained beforehand as the command would, in fewer epochs than its config says.
+    fit(
+        tmp_path, root, repository, "--run=low_resource/conv_nar/source", "--trainer.max_epochs=4",
+        "--trainer.check_val_every_n_epoch=4", '--data.domains=["alarm","timer"]',
+    )  # fmt: skip
+    done = subprocess.run(words, cwd=tmp_path, env=environment(repository), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    curve = json.loads((folder / "curve.json").read_text())["exact_match_by_spis"]["weather"]
+    assert list(curve) == ["2", "6"]
+    record = json.loads((folder / "weather_6" / "metrics.json").read_text())
+    assert record["exact_match"] == curve["6"]
+    assert record["count"] == len(read_split(root, "eval", ["weather"]))
+    assert record["made"]["data"]["start"].endswith("source/best.ckpt")
+    assert (folder / "curve.png").read_bytes()[:4] == b"\x89PNG"
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*/metrics.json")}
+    (folder / "curve.json").unlink()
+    done = subprocess.run(words, cwd=tmp_path, env=environment(repository), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("*/metrics.json")} == before
+    assert (folder / "curve.json").exists()
+
+
+def test_what_cannot_be_started_from(root: Path, repository: Path, tmp_path: Path, checkpoint: Path):
+    from lightning_modules.datamodule import TOPv2DataModule
+
+    with pytest.raises(BundleError, match="E301"):
+        TOPv2DataModule(str(root), start=str(tmp_path / "none.ckpt")).setup("fit")
+    with pytest.raises(UsageError, match="E404"):
+        low_resource(tmp_path / "none.yaml", tmp_path / "x.yaml", str(root), ["weather"], [2], [])
+    with pytest.raises(AssertionError, match="E305"):
+        fit(
+            tmp_path, root, repository, "--run=x", "--trainer.max_epochs=1", f"--data.start={checkpoint}",
+            "--model.init_args.model.width=80",
+        )  # fmt: skip
+
+
+def test_the_plot_is_a_picture():
+    assert plot({"weather": {"10": 40.0, "25": 60.5}})[:4] == b"\x89PNG"
