@@ -79,7 +79,13 @@ def export(
             remedy="Use fp32, int8 or both.",
         )
     module, made = load_module(checkpoint)
-    assert module.model is not None and module.assets is not None
+    assert module.assets is not None
+    if not isinstance(module.model, NARModel):
+        raise UsageError(
+            "E431",
+            f"a parser of kind {module.kind!r} is not exported: it decodes token by token, which the runtime does not do.",
+            remedy="Export a conv_nar or span_pointer checkpoint; this kind is parsed with --checkpoint.",
+        )
     vocabulary = module.assets.tokenizer.vocab_size
     folder = out.with_suffix("") if out.suffix == ".zip" else out
     with whole_folder(folder) as staging:

@@ -19,8 +19,6 @@ from data.topv2.files import write_json
 from lightning_modules.checkpoints import KINDS
 from lightning_modules.datamodule import TOPv2DataModule
 from lightning_modules.evaluation import environment
-from lightning_modules.nar import OptimizationConfig
-from parsers.nar import DecodingConfig
 
 
 def main() -> None:
@@ -39,8 +37,8 @@ def main() -> None:
     kind = next(kind for kind in KINDS.values() if config["model"]["class_path"].endswith("." + kind.__name__))
     module = kind(
         kind.config_class(**groups["model"]),
-        DecodingConfig(**groups["decoding"]),
-        OptimizationConfig(**groups["optimization"]),
+        kind.decoding_class(**groups.get("decoding", {})),
+        kind.optimization_class(**groups["optimization"]),
     )
     module.build(data.assets)
     module.train()

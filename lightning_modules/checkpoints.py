@@ -6,18 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from data.topv2.errors import BundleError
+from lightning_modules.autoregressive import AutoregressiveModule
 from lightning_modules.conv_nar import ConvNARModule
 from lightning_modules.datamodule import Assets
-from lightning_modules.nar import NARModule, OptimizationConfig
+from lightning_modules.parser_module import ParserModule
 from lightning_modules.saved import parameters_of, read_checkpoint
 from lightning_modules.span_pointer import SpanPointerModule
-from parsers.nar import DecodingConfig
 
 #: What a checkpoint may hold.
-KINDS: dict[str, type[NARModule]] = {module.kind: module for module in (ConvNARModule, SpanPointerModule)}
+KINDS: dict[str, type[ParserModule]] = {
+    module.kind: module for module in (ConvNARModule, SpanPointerModule, AutoregressiveModule)
+}
 
 
-def load_module(path: Path | str) -> tuple[NARModule, dict[str, Any]]:
+def load_module(path: Path | str) -> tuple[ParserModule, dict[str, Any]]:
     """The module of a checkpoint, in evaluation mode, and what the checkpoint says of its making.
 
     Raises:
@@ -33,8 +35,8 @@ def load_module(path: Path | str) -> tuple[NARModule, dict[str, Any]]:
     try:
         module = kind(
             kind.config_class(**made["model"]),
-            DecodingConfig(**made["decoding"]),
-            OptimizationConfig(**made["optimization"]),
+            kind.decoding_class(**made["decoding"]),
+            kind.optimization_class(**made["optimization"]),
         )
         module.build(Assets.from_dict(made["assets"], str(path)))
         assert module.model is not None

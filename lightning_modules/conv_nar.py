@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from data.topv2.tokenization import MAX_PIECES, PieceTokenizer
-from lightning_modules.nar import NARModule, OptimizationConfig
+from lightning_modules.nar import NARModule, NAROptimizationConfig
 from parsers.conv_nar.model import ConvNAR, ConvNARConfig
 from parsers.nar import DecodingConfig
 
@@ -24,7 +24,7 @@ class ConvNARModule(NARModule):
         self,
         model: ConvNARConfig = ConvNARConfig(),  # noqa: B008 (LightningCLI shows the defaults)
         decoding: DecodingConfig = DecodingConfig(),  # noqa: B008
-        optimization: OptimizationConfig = OptimizationConfig(),  # noqa: B008
+        optimization: NAROptimizationConfig = NAROptimizationConfig(),  # noqa: B008
     ) -> None:
         super().__init__(model, decoding, optimization)
 

@@ -103,6 +103,12 @@ class Grammar:
         phase = _IN_SLOT if token in self.holds_text else _IN_INTENT
         return State((*state.stack, token), phase, state.pointer)
 
+    def finishable(self, state: State, left: int, pieces: int) -> bool:
+        """Whether some number of tokens up to ``left`` can finish the frame."""
+        # Closing every bracket takes one token each, and before that at most one leaf or nested intent is owed.
+        enough = min(left, len(state.stack) + 3)
+        return any(self.completable(state, tokens, pieces) for tokens in range(len(state.stack), enough + 1))
+
     def completable(self, state: State, left: int, pieces: int) -> bool:
         """Whether exactly ``left`` more tokens can finish the frame (necessary, and cheap to tell).
 

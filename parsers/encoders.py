@@ -56,13 +56,14 @@ class Attention(nn.Module):
     Args:
         width: channels of queries and output.
         heads: attention heads.
+        causal: whether a position reads only itself and those before it.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, causal: bool = False) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} must be a multiple of heads {heads}")
-        self.heads = heads
+        self.heads, self.causal = heads, causal
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
@@ -93,6 +94,9 @@ class Attention(nn.Module):
         logits = torch.matmul(split(query), split(key).transpose(2, 3)) * (width // self.heads) ** -0.5
         if mask is not None:
             logits = logits.masked_fill(~mask[:, None, None, :], -1e4)
+        if self.causal:
+            later = torch.ones(length, key.shape[1], dtype=torch.bool, device=query.device).triu(1)
+            logits = logits.masked_fill(later, -1e4)
         attended = torch.matmul(F.softmax(logits, dim=-1), split(value))
         return attended.transpose(1, 2).reshape(batch, length, width)
 
@@ -160,7 +164,7 @@ class LightConvBlock(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """One block of a transformer decoder without a causal mask (Vaswani et al. 2017), post-norm.
+    """One block of a transformer decoder (Vaswani et al. 2017), post-norm.
 
     Args:
         width: channels.
@@ -168,11 +172,20 @@ class TransformerBlock(nn.Module):
         cross_heads: heads of attention to the encoder's states.
         feed_forward: inner width of the feed-forward part.
         dropout: on the output of each part.
+        causal: whether a position sees only those before it.
     """
 
-    def __init__(self, width: int, self_heads: int, cross_heads: int, feed_forward: int, dropout: float) -> None:
+    def __init__(
+        self,
+        width: int,
+        self_heads: int,
+        cross_heads: int,
+        feed_forward: int,
+        dropout: float,
+        causal: bool = False,
+    ) -> None:
         super().__init__()
-        self.self_attention = Attention(width, self_heads) if self_heads else None
+        self.self_attention = Attention(width, self_heads, causal) if self_heads else None
         self.cross_attention = Attention(width, cross_heads)
         self.inner = nn.Linear(width, feed_forward)
         self.outer = nn.Linear(feed_forward, width)

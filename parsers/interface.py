@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from data.topv2.frame import Frame
+from data.topv2.ontology import Ontology
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,13 @@ class Hypothesis:
 
 
 class Parser(Protocol):
-    """Utterances in, frames out. Metrics, notebooks, export and servers know no more than this."""
+    """Utterances in, frames out. Metrics, notebooks, export and servers know no more than this.
+
+    Attributes:
+        ontology: the labels and nesting that its frames may have.
+    """
+
+    ontology: Ontology
 
     def parse(self, utterances: Sequence[str], n_best: int = 1) -> list[list[Hypothesis]]:
         """The best ``n_best`` readings of each utterance, best first, at least one each.

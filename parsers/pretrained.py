@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -42,29 +43,48 @@ def build_transformer(config: dict[str, Any]) -> PreTrainedModel:
     return AutoModel.from_config(AutoConfig.for_model(**config), attn_implementation="eager")
 
 
+@dataclass
+class EncoderConfig:
+    """Which pretrained encoder, and what of it is fitted.
+
+    Attributes:
+        encoder: hub name, local folder, or ``minilm``.
+        encoder_config: what the encoder is made of; filled in on loading, so that a checkpoint needs no network.
+        encoder_dropout: inside the encoder; None keeps its own.
+        train_embeddings: whether the encoder's embeddings of pieces are fitted as well; left as they are, half of a
+            small encoder's parameters need neither gradients nor optimizer.
+    """
+
+    encoder: str = "minilm"
+    encoder_config: dict[str, Any] = field(default_factory=dict)
+    encoder_dropout: float | None = None
+    train_embeddings: bool = True
+
+
 class PretrainedEncoder(nn.Module):
     """A transformer that reads pieces between its own special tokens and gives back the states of the pieces.
 
     Args:
+        config: what is fitted.
         transformer: as :func:`load_transformer` returns.
         prefix: special ids before an utterance.
         suffix: special ids after it.
         width: channels of the states given back; another width than the transformer's adds a projection.
-        dropout: inside the transformer; None keeps its own.
     """
 
     def __init__(
         self,
+        config: EncoderConfig,
         transformer: PreTrainedModel,
         prefix: Sequence[int],
         suffix: Sequence[int],
         width: int,
-        dropout: float | None,
     ) -> None:
         super().__init__()
         if getattr(transformer, "pooler", None) is not None:
             transformer.register_module("pooler", None)
-        swap_dropout(transformer, dropout)
+        swap_dropout(transformer, config.encoder_dropout)
+        transformer.get_input_embeddings().requires_grad_(config.train_embeddings)
         if isinstance(embeddings := getattr(transformer, "embeddings", None), nn.Module):
             embeddings.register_forward_hook(lambda module, inputs, output: working(output))
         self.transformer = transformer

@@ -11,9 +11,9 @@ from data.topv2.errors import UsageError
 from data.topv2.reader import read_split
 from data.topv2.tokenization import PieceTokenizer
 from lightning_modules.checkpoints import load_module
-from lightning_modules.nar import OptimizationConfig
+from lightning_modules.nar import NAROptimizationConfig
 from lightning_modules.span_pointer import SpanPointerModule
-from parsers.pretrained import PretrainedEncoder, load_transformer
+from parsers.pretrained import EncoderConfig, PretrainedEncoder, load_transformer
 from parsers.span_pointer.model import SpanPointerConfig
 from tests.encoders import FAMILIES, save_encoder
 from tests.training import fit
@@ -39,13 +39,13 @@ def encoder(request, tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> 
 
 def _module(encoder: Path, **optimization: float) -> SpanPointerModule:
     config = SpanPointerConfig(encoder=str(encoder), width=32, decoder_heads=2, decoder_layers=1, length_hidden=16)
-    return SpanPointerModule(config, optimization=OptimizationConfig(**optimization))
+    return SpanPointerModule(config, optimization=NAROptimizationConfig(**optimization))
 
 
 def test_states_are_those_of_the_pieces_whatever_the_padding(encoder: Path):
     tokenizer = PieceTokenizer.from_pretrained(str(encoder))
     transformer = load_transformer(str(encoder)).eval()
-    model = PretrainedEncoder(transformer, tokenizer.prefix, tokenizer.suffix, 32, None).eval()
+    model = PretrainedEncoder(EncoderConfig(), transformer, tokenizer.prefix, tokenizer.suffix, 32).eval()
     short, long = (tokenizer(text).ids for text in ("wake me", "set an alarm for tomorrow at 6"))
     pieces = torch.tensor([[*short, *[tokenizer.pad_id] * (len(long) - len(short))], list(long)])
     mask = torch.arange(len(long))[None] < torch.tensor([[len(short)], [len(long)]])

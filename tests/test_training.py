@@ -15,7 +15,7 @@ from data.topv2.batches import PAD_TARGET, BatchStream, EncodedCorpus
 from lightning_modules.conv_nar import ConvNARModule
 from lightning_modules.datamodule import TOPv2DataModule
 from lightning_modules.losses import smoothed_nll, symmetric_divergence
-from lightning_modules.nar import OptimizationConfig, hide
+from lightning_modules.nar import NAROptimizationConfig, hide
 from parsers.conv_nar.model import ConvNAR, ConvNARConfig
 from parsers.dropout import ByteDropout
 from parsers.encoders import LightweightConv
@@ -196,7 +196,7 @@ def test_noise_on_embeddings_adds_its_divergence_to_the_loss(corpus: Path):
     losses = {}
     for weight, noise in ((0.0, 0.1), (1.0, 0.1), (1.0, 1e-7)):
         torch.manual_seed(0)
-        module = ConvNARModule(still, optimization=OptimizationConfig(r3f_weight=weight, r3f_noise=noise))
+        module = ConvNARModule(still, optimization=NAROptimizationConfig(r3f_weight=weight, r3f_noise=noise))
         module.build(data.assets)
         losses[weight, noise] = module.losses(batch)["loss"].item()
     assert losses[1.0, 0.1] > losses[0.0, 0.1] + 1e-4
@@ -246,9 +246,9 @@ def test_configurations_that_cannot_work():
     with pytest.raises(ValueError, match="reads_tokens"):
         ConvNARModule(decoding=DecodingConfig(passes=2))
     with pytest.raises(ValueError, match="reads_tokens"):
-        ConvNARModule(optimization=OptimizationConfig(masking="uniform"))
+        ConvNARModule(optimization=NAROptimizationConfig(masking="uniform"))
     with pytest.raises(ValueError, match="masking"):
-        OptimizationConfig(masking="some")
+        NAROptimizationConfig(masking="some")
     with pytest.raises(ValueError, match="length_beam"):
         DecodingConfig(length_beam=0)
 

@@ -6,36 +6,26 @@ Shrivastava, Chuang, Babu, Desai, Arora, Zotov, Aly. Findings of EMNLP 2021, arX
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
 from parsers.encoders import TransformerBlock
 from parsers.nar_model import NARConfig, NARModel
-from parsers.pretrained import PretrainedEncoder
+from parsers.pretrained import EncoderConfig, PretrainedEncoder
 
 
 @dataclass
-class SpanPointerConfig(NARConfig):
+class SpanPointerConfig(NARConfig, EncoderConfig):
     """Sizes of the model; ``configs/span_pointer_roberta.yaml`` holds the paper's.
 
     Attributes:
-        encoder: hub name, local folder, or ``minilm``.
-        encoder_config: what the encoder is made of; filled in on loading, so that a checkpoint needs no network.
-        encoder_dropout: inside the encoder; None keeps its own.
-        train_embeddings: whether the encoder's embeddings of pieces are fitted as well; left as they are, half of a
-            small encoder's parameters need neither gradients nor optimizer.
         decoder_layers: blocks of the decoder.
         decoder_heads: heads of its attention.
         decoder_self_attention: whether positions of the target see each other.
         decoder_feed_forward: inner width of its feed-forward parts.
     """
 
-    encoder: str = "minilm"
-    encoder_config: dict[str, Any] = field(default_factory=dict)
-    encoder_dropout: float | None = None
-    train_embeddings: bool = True
     decoder_layers: int = 2
     decoder_heads: int = 8
     decoder_self_attention: bool = True
@@ -62,8 +52,7 @@ class SpanPointer(NARModel):
         ontology: int,
     ) -> None:
         c = config
-        encoder = PretrainedEncoder(transformer, prefix, suffix, c.width, c.encoder_dropout)
-        transformer.get_input_embeddings().requires_grad_(c.train_embeddings)
+        encoder = PretrainedEncoder(config, transformer, prefix, suffix, c.width)
         self_heads = c.decoder_heads if c.decoder_self_attention else 0
         blocks = [
             TransformerBlock(c.width, self_heads, c.decoder_heads, c.decoder_feed_forward, c.dropout)

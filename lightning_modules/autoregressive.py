@@ -1,0 +1,61 @@
+"""Training of the autoregressive baseline."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from data.topv2.batches import PAD_TARGET, Batch
+from data.topv2.tokenization import PieceTokenizer
+from lightning_modules.losses import target_nll
+from lightning_modules.parser_module import OptimizationConfig
+from lightning_modules.pretrained import PretrainedModule
+from parsers.autoregressive.model import Autoregressive, AutoregressiveConfig, shifted
+from parsers.autoregressive.parser import AutoregressiveDecodingConfig, AutoregressiveParser
+
+
+class AutoregressiveModule(PretrainedModule):
+    """Autoregressive pointer network under Lightning, trained with teacher forcing.
+
+    Args:
+        model: sizes, and the pretrained encoder.
+        decoding: how validation, and later use, turns scores into frames.
+        optimization: how the parameters are fitted.
+    """
+
+    kind = "autoregressive"
+    config_class = AutoregressiveConfig
+    decoding_class = AutoregressiveDecodingConfig
+    optimization_class = OptimizationConfig
+    model: Autoregressive | None
+
+    def __init__(
+        self,
+        model: AutoregressiveConfig = AutoregressiveConfig(),  # noqa: B008 (LightningCLI shows the defaults)
+        decoding: AutoregressiveDecodingConfig = AutoregressiveDecodingConfig(),  # noqa: B008
+        optimization: OptimizationConfig = OptimizationConfig(),  # noqa: B008
+    ) -> None:
+        super().__init__(model, decoding, optimization)
+
+    def make_model(self, tokenizer: PieceTokenizer, ontology: int) -> Autoregressive:
+        """See :meth:`ParserModule.make_model` and :meth:`PretrainedModule.make_transformer`."""
+        transformer = self.make_transformer(tokenizer)
+        return Autoregressive(self.config, transformer, tokenizer.prefix, tokenizer.suffix, ontology)
+
+    def parser(self) -> AutoregressiveParser:
+        """See :meth:`ParserModule.parser`."""
+        assert self.model is not None and self.assets is not None
+        assets = self.assets
+        return AutoregressiveParser(self.model, assets.tokenizer, assets.ontology, assets.form, self.decoding)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The token loss, each token given those before it."""
+        assert self.model is not None
+        memory = self.model.encoder(batch.pieces, batch.mask)
+        read = [shifted(targets) for targets in batch.targets]
+        scores = self.model.decode_groups(
+            memory, batch.pieces, batch.mask, read, batch.target_masks, batch.lengths
+        ).flatten(0, -2)
+        scored = torch.cat([(targets != PAD_TARGET).flatten() for targets in batch.targets])
+        loss = target_nll(scores, batch, scored, self.optimization.label_smoothing, self.model.ontology_size)
+        return {"loss": loss}

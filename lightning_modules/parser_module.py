@@ -1,0 +1,200 @@
+"""What all parsers share under Lightning: building, validation as users parse, optimizer, checkpoints."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from transformers import get_cosine_schedule_with_warmup
+
+from data.topv2.batches import Batch
+from data.topv2.errors import BundleError
+from data.topv2.linearization import TargetIds
+from data.topv2.ontology import Ontology
+from data.topv2.tokenization import PieceTokenizer
+from lightning_modules.datamodule import Assets, TOPv2DataModule
+from lightning_modules.metrics import FrameExactMatch
+from lightning_modules.saved import parameters_of, read_checkpoint
+from parsers.interface import Parser
+from parsers.pointer_network import PointerNetwork
+
+
+@dataclass
+class OptimizationConfig:
+    """How the parameters of any parser are fitted.
+
+    Attributes:
+        lr: peak learning rate of AdamW.
+        weight_decay: on matrices; biases and norms are spared.
+        warmup: share of the steps in which the rate rises, before it falls along a cosine to zero.
+        label_smoothing: of the token loss (paper: 0.1).
+        encoder_lr: peak rate of a pretrained encoder's top layer, None for ``lr``.
+        layer_decay: factor of the rate from each layer of a pretrained encoder to the one below it.
+    """
+
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    warmup: float = 0.05
+    label_smoothing: float = 0.1
+    encoder_lr: float | None = None
+    layer_decay: float = 1.0
+
+
+class ParserModule(pl.LightningModule):
+    """A parser under Lightning; a kind of parser says how its model is built, scored and used.
+
+    Args:
+        model: sizes.
+        decoding: how validation, and later use, turns scores into frames.
+        optimization: how the parameters are fitted.
+    """
+
+    #: Name of the kind in checkpoints and manifests, and the classes of its configuration.
+    kind: ClassVar[str]
+    config_class: ClassVar[type]
+    decoding_class: ClassVar[type]
+    optimization_class: ClassVar[type]
+    model: PointerNetwork | None
+
+    def __init__(self, model: Any, decoding: Any, optimization: Any) -> None:
+        super().__init__()
+        self.config, self.decoding, self.optimization = model, decoding, optimization
+        self.model = None
+        self.assets: Assets | None = None
+        self.metric: FrameExactMatch | None = None
+
+    @abstractmethod
+    def make_model(self, tokenizer: PieceTokenizer, ontology: int) -> PointerNetwork:
+        """The model for these pieces and this number of ontology tokens."""
+
+    @abstractmethod
+    def parser(self) -> Parser:
+        """The parser that users call, over the current parameters."""
+
+    @abstractmethod
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Scalars to log; ``loss`` is the one to minimise."""
+
+    def configure_model(self) -> None:
+        """Builds the model once the data module knows the vocabulary and the ontology."""
+        if self.model is None:
+            datamodule = self._datamodule()
+            assert datamodule.assets is not None
+            self.build(datamodule.assets)
+            if datamodule.hparams["start"]:
+                self._take_over(datamodule.hparams["start"])
+            self.metric = FrameExactMatch(datamodule.domains)
+
+    def _take_over(self, path: str) -> None:
+        """Starts from the parameters of a checkpoint of the same sizes."""
+        assert self.model is not None and self.assets is not None
+        checkpoint = read_checkpoint(path)
+        old = Ontology.from_dict(checkpoint["framefill"]["assets"]["ontology"], path).tokens
+        try:
+            self.model.load_narrower(parameters_of(checkpoint), old, self.assets.ontology.tokens)
+        except (KeyError, RuntimeError) as error:
+            raise BundleError(
+                "E305",
+                f"the checkpoint's parameters do not fit this model ({str(error).splitlines()[0]}).",
+                where=path,
+                remedy="Give model.init_args.model the sizes that data.start was trained with.",
+            ) from error
+
+    def build(self, assets: Assets) -> None:
+        """Builds the model for these pieces and labels."""
+        self.assets = assets
+        self.model = self.make_model(assets.tokenizer, TargetIds(assets.ontology).size)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of one batch."""
+        losses = self.losses(batch)
+        self.log_dict({f"train/{name}": value for name, value in losses.items()}, prog_bar=False)
+        self.log("loss", losses["loss"], prog_bar=True, logger=False)
+        return losses["loss"]
+
+    def validation_step(self, rows: Tensor, batch_idx: int) -> None:
+        """Parses eval utterances as a user would and counts exact matches."""
+        datamodule = self._datamodule()
+        assert self.metric is not None
+        examples = [datamodule.eval_examples[row] for row in rows.tolist()]
+        parsed = self.parser().parse([example.utterance for example in examples])
+        self.metric.update(
+            [hypotheses[0].frame for hypotheses in parsed],
+            [example.frame for example in examples],
+            [example.domain for example in examples],
+            [(example.domain, example.utterance) in datamodule.trained_on for example in examples],
+        )
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the figures that people watch; all of them are written by ``evaluate``."""
+        assert self.metric is not None
+        result = self.metric.compute()
+        self.metric.reset()
+        for name in (
+            "exact_match",
+            "unseen_exact_match",
+            "well_formed",
+            "scenario_accuracy",
+            "frame_length_accuracy",
+            "bracket_f1",
+        ):
+            self.log(f"val/{name}", float(result[name]), prog_bar=name == "exact_match")
+
+    def rate(self, name: str) -> float:
+        """Peak learning rate of a parameter."""
+        return self.optimization.lr
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with warm-up and a cosine."""
+        o = self.optimization
+        alike: dict[tuple[float, float], list[Tensor]] = {}
+        for name, parameter in self.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            decay = o.weight_decay if parameter.ndim > 1 else 0.0
+            alike.setdefault((self.rate(name), decay), []).append(parameter)
+        groups = [{"params": found, "lr": rate, "weight_decay": decay} for (rate, decay), found in alike.items()]
+        optimizer = torch.optim.AdamW(groups, fused=True)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = get_cosine_schedule_with_warmup(optimizer, int(o.warmup * steps), steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clips the norm; Lightning's own refuses fused optimizers, for the sake of gradient scalers not used here."""
+        if gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what a parser needs besides parameters, and the state of the random generator for exact resume."""
+        assert self.assets is not None
+        checkpoint["framefill"] = {
+            "kind": self.kind,
+            "assets": self.assets.to_dict(),
+            "model": asdict(self.config),
+            "decoding": asdict(self.decoding),
+            "optimization": asdict(self.optimization),
+            "data": {"checksum": self._datamodule().checksum, **dict(self._datamodule().hparams)},
+        }
+        checkpoint["rng"] = torch.get_rng_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restores the random generator, so that a resumed training draws what the unbroken one would have."""
+        if "rng" in checkpoint:
+            self._rng = checkpoint["rng"]
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Applies the restored generator after Lightning's own start-up has drawn from it."""
+        state = self.__dict__.pop("_rng", None)
+        if state is not None:
+            torch.set_rng_state(state)
+
+    def _datamodule(self) -> TOPv2DataModule:
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(datamodule, TOPv2DataModule)
+        return datamodule

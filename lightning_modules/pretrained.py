@@ -1,0 +1,48 @@
+"""What parsers on a pretrained encoder share under Lightning."""
+
+from __future__ import annotations
+
+import re
+
+from transformers import PreTrainedModel
+
+from data.topv2.errors import UsageError
+from data.topv2.tokenization import PieceTokenizer
+from lightning_modules.parser_module import ParserModule
+from parsers.pretrained import build_transformer, load_transformer
+
+
+class PretrainedModule(ParserModule):
+    """A parser whose sizes name a pretrained encoder (:class:`parsers.pretrained.EncoderConfig`)."""
+
+    def make_transformer(self, tokenizer: PieceTokenizer) -> PreTrainedModel:
+        """The encoder, with its weights unless a checkpoint's are about to be loaded into it.
+
+        Raises:
+            UsageError: the encoder cannot be had, or the pieces are not the encoder's.
+        """
+        if self.config.encoder_config:
+            transformer = build_transformer(self.config.encoder_config)
+        else:
+            transformer = load_transformer(self.config.encoder)
+            self.config.encoder_config = transformer.config.to_dict()
+            # Where the weights came from is a fact of this machine; what they are is in ``encoder``.
+            self.config.encoder_config.pop("_name_or_path", None)
+        if tokenizer.vocab_size > transformer.config.vocab_size:
+            raise UsageError(
+                "E423",
+                f"the tokenizer has {tokenizer.vocab_size} pieces, the encoder {transformer.config.vocab_size}.",
+                remedy="Set data.pretrained to the same encoder as model.encoder.",
+            )
+        return transformer
+
+    def rate(self, name: str) -> float:
+        """The encoder's own rate, lower in the layers nearer to the input."""
+        o = self.optimization
+        if not name.startswith("model.encoder.transformer."):
+            return o.lr
+        top = o.lr if o.encoder_lr is None else o.encoder_lr
+        layers = self.config.encoder_config["num_hidden_layers"]
+        found = re.search(r"\.layer\.(\d+)\.", name)
+        depth = layers - 1 - int(found[1]) if found else layers
+        return top * o.layer_decay**depth
