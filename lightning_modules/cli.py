@@ -16,7 +16,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from lightning_modules.checkpoints import load_module
 from lightning_modules.datamodule import TOPv2DataModule
-from lightning_modules.evaluation import evaluate, write_record
+from lightning_modules.evaluation import environment, evaluate, write_record
 
 #: Folder of checkpoints and logs; the record of a finished run goes to ``results/`` instead, which is committed.
 RUNS = Path("runs")
@@ -95,6 +95,10 @@ class FrameFillCLI(LightningCLI):
             kwargs["logger"] = [CSVLogger(folder, "csv"), TensorBoardLogger(folder, "tensorboard")]
         return super().instantiate_trainer(**kwargs)
 
+    def before_fit(self) -> None:
+        """Notes commit and hardware, since the files may have changed by the time a long training ends."""
+        self.environment = environment()
+
     def after_fit(self) -> None:
         """Evaluates the best checkpoint on the whole of the split to report on and writes ``results/<run>/metrics.json``."""
         trainer, datamodule = self.trainer, self.datamodule
@@ -120,6 +124,7 @@ class FrameFillCLI(LightningCLI):
                 "seed": config.seed_everything,
                 "trainer": {key: config.trainer[key] for key in ("max_epochs", "precision", "gradient_clip_val")},
             },
+            self.environment,
         )
         print(f"exact match on eval: {metrics['exact_match']:.2f} of {metrics['count']} utterances")
         print(f"checkpoint: {best}\nrecord: {record}")

@@ -104,10 +104,19 @@ def environment() -> dict[str, Any]:
     }
 
 
-def write_record(path: Path | str, metrics: dict[str, Any], made: dict[str, Any]) -> None:
-    """Writes ``metrics.json``: the figures, how the parser was made, and the environment."""
+def write_record(
+    path: Path | str, metrics: dict[str, Any], made: dict[str, Any], where: dict[str, Any] | None = None
+) -> None:
+    """Writes ``metrics.json``: the figures, how the parser was made, and the environment.
+
+    Args:
+        path: file to write.
+        metrics: as :func:`evaluate` returns.
+        made: config, seed and checksums.
+        where: :func:`environment` of the time the work began; None takes it now.
+    """
     made = json.loads(json.dumps({key: value for key, value in made.items() if key != "assets"}, default=str))
-    write_json(path, {**metrics, "made": made, "environment": environment()})
+    write_json(path, {**metrics, "made": made, "environment": where or environment()})
 
 
 def _git(*words: str) -> str:

@@ -125,10 +125,12 @@ class NonAutoregressiveParser:
         found = [self._best(candidates[row], sources[row], n_best) for row in everything]
         if not wide and beam > 1:
             # No token has a log-probability above 0, so a length whose prior is below a finished frame can't win.
-            behind = [row for row in everything if prior[row, 1] > found[row][0].score]
-            if behind:
-                score(np.array(behind), slice(1, beam))
-                for row in behind:
+            scores = np.array([best[0].score for best in found])
+            rivals = (prior[:, 1:beam] > scores[:, None]).sum(axis=1)
+            behind = np.flatnonzero(rivals)
+            if len(behind):
+                score(behind, slice(1, 1 + int(rivals.max())))
+                for row in behind.tolist():
                     found[row] = self._best(candidates[row], sources[row], n_best)
         for row, decoded in enumerate(found):
             yield [self._hypothesis(d, sources[row], ranked[row], prior[row]) for d in decoded]
