@@ -116,9 +116,10 @@ def peak_bytes(call: Callable[[], Any]) -> int:
     """Most bytes of tensors that were alive at once while ``call`` ran, beyond those alive before."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         call()
-    changes = sorted(
-        (event.time_range.start, event.cpu_memory_usage) for event in recorded.events() if event.name == "[memory]"
-    )
+    assert recorded.profiler is not None and recorded.profiler.kineto_results is not None
+    # The public list of events folds what an operator allocated into it and loses the order; this one keeps it.
+    events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
+    changes = sorted((event.start_ns(), event.nbytes()) for event in events)
     alive = np.cumsum([change for _, change in changes])
     return int(alive.max(initial=0))
 

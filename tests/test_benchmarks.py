@@ -1,0 +1,36 @@
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import decoding, span_vs_index
+from benchmarks.span_vs_index import peak_bytes
+
+
+def test_peak_counts_what_is_alive_at_once():
+    def one_after_the_other() -> None:
+        for _ in range(5):
+            torch.zeros(250_000)
+
+    def together() -> None:
+        kept = [torch.zeros(250_000) for _ in range(5)]
+        del kept
+
+    assert peak_bytes(one_after_the_other) == pytest.approx(1e6, rel=0.01)
+    assert peak_bytes(together) == pytest.approx(5e6, rel=0.01)
+
+
+def test_measurements_run_on_a_small_corpus(checkpoint: Path, corpus: Path, tmp_path: Path, monkeypatch):
+    out = tmp_path / "out.json"
+    words = ["--data-root", str(corpus), "--out", str(out)]
+    for module, chosen in (
+        (decoding, ["--checkpoint", str(checkpoint), "--beams", "1"]),
+        (span_vs_index, ["--span", str(checkpoint), "--index", str(checkpoint), "--utterances", "5", "--batch", "5"]),
+    ):
+        threads = torch.get_num_threads()
+        monkeypatch.setattr(sys, "argv", ["benchmark", *chosen, *words])
+        module.main()
+        torch.set_num_threads(threads)
+        assert out.stat().st_size > 200
+        out.unlink()
