@@ -22,8 +22,8 @@ from data.topv2.ontology import Ontology
 #: What may come next inside a frame: a slot or the close of an intent; the content of a slot; the rest of a
 #: leaf; the close of a slot.
 _IN_INTENT, _IN_SLOT, _IN_LEAF, _AFTER_CONTENT = range(4)
-#: Steps of exact search, which a trained parser needs for none but the oddest utterances; then as many that dive for
-#: any good frame.
+#: Steps of exact search for each frame, which a trained parser needs for none but the oddest utterances; for the first
+#: frame, then as many that dive for any good one.
 MAX_STEPS = 2_000
 
 
@@ -231,7 +231,7 @@ def decode(grammar: Grammar, candidates: Sequence[Lengths], pieces: int) -> Iter
             continue
         path, score = (token, path), score - cost
         if left == 0:
-            found += 1
+            found, steps = found + 1, 0
             yield Decoded(candidate, _unroll(path), score)
             if diving:
                 return

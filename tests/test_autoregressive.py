@@ -76,7 +76,9 @@ def test_an_untrained_parser_writes_frames_all_the_same(untrained: Autoregressiv
 
 def test_train_and_evaluate(encoder: Path, corpus: Path, repository: Path, tmp_path: Path):
     config = repository / "configs" / "autoregressive_minilm.yaml"
-    words = [f"--model.init_args.model.{name}={value}" for name, value in SIZES.items()]
+    # The encoder is not pretrained here, so its embeddings have everything to learn.
+    sizes = {**SIZES, "train_embeddings": "true"}
+    words = [f"--model.init_args.model.{name}={value}" for name, value in sizes.items()]
     fit(
         tmp_path, corpus, repository, *words, f"--model.init_args.model.encoder={encoder}",
         f"--data.pretrained={encoder}", "--model.init_args.optimization.encoder_lr=4e-3",

@@ -10,7 +10,7 @@ from tests.conftest import TINY
 
 def command(corpus: Path, repository: Path, *arguments: str, config: Path | None = None) -> list[str]:
     """Words that train; without a config, the tiny convolutional parser."""
-    chosen = ["--config", str(config or repository / "configs" / "conv_nar.yaml"), *([] if config else TINY)]
+    chosen = ["--config", str(config or repository / "configs" / "demo.yaml"), *([] if config else TINY)]
     return [
         sys.executable, "-m", "scripts.cli", "fit", *chosen,
         "--data.root", str(corpus), "--threads=1", *arguments,
