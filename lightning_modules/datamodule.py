@@ -146,7 +146,7 @@ class TOPv2DataModule(pl.LightningDataModule):
         swapped = swap_values(train, h.variants, h.seed)
         train += [variant for variants in swapped for variant in variants]
         frames = [example.frame.decoupled() for example in train]
-        ontology = Ontology.from_frames(frames)
+        ontology = Ontology.from_frames(frames[: len(swapped)])
         self.assets = Assets(tokenizer, started.ontology.merged(ontology) if started else ontology, h.form)
         sources = tokenizer.batch([e.utterance for e in train])
         form, ids = POINTER_FORMS[h.form](), TargetIds(self.assets.ontology)
