@@ -67,17 +67,17 @@ def root(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
 def test_the_curve_is_trained_recorded_drawn_and_taken_up_again(root: Path, repository: Path, tmp_path: Path):
     words = [
         sys.executable, "-m", "scripts.cli", "bench", "low-resource", "--data-root", str(root), "--targets", "weather",
-        "--config", str(repository / "configs" / "conv_nar.yaml"), "--spis", "2", "6",
+        "--config", str(repository / "configs" / "demo.yaml"), "--spis", "2", "6",
         "--fine-tuning", str(tmp_path / "short.yaml"), "--fit", "--threads=1", "--trainer.precision=32-true",
         *(word for word in TINY if word.startswith("--model")),
     ]  # fmt: skip
     tuning = yaml.safe_load((repository / "configs" / "low_resource.yaml").read_text())
     tuning["trainer"] |= {"max_steps": 20, "val_check_interval": 10}
     (tmp_path / "short.yaml").write_text(yaml.safe_dump(tuning))
-    folder = tmp_path / "results" / "low_resource" / "conv_nar"
+    folder = tmp_path / "results" / "low_resource" / "demo"
     # The source is trained beforehand as the command would, in fewer epochs than its config says.
     fit(
-        tmp_path, root, repository, "--run=low_resource/conv_nar/source", "--trainer.max_epochs=4",
+        tmp_path, root, repository, "--run=low_resource/demo/source", "--trainer.max_epochs=4",
         "--trainer.check_val_every_n_epoch=4", '--data.domains=["alarm","timer"]',
     )  # fmt: skip
     done = subprocess.run(words, cwd=tmp_path, env=environment(repository), capture_output=True, text=True, timeout=300)
