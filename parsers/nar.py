@@ -144,7 +144,7 @@ class NonAutoregressiveParser:
         tokens = self.ids.decode(decoded.ids)
         trace = {
             "tokens": tokens,
-            "pieces": [source.text[a:b] for a, b in zip(source.starts, source.ends, strict=True)],
+            "pieces": source.pieces,
             "lengths": [[int(length), float(prior)] for length, prior in zip(lengths, priors, strict=True)],
         }
         try:

@@ -40,6 +40,11 @@ class Source:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def pieces(self) -> list[str]:
+        """The text of each piece."""
+        return [self.text[start:end] for start, end in zip(self.starts, self.ends, strict=True)]
+
 
 class PieceTokenizer:
     """A ``tokenizers.Tokenizer`` whose pieces stay within the atoms of the raw text.

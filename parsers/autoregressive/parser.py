@@ -128,8 +128,4 @@ class AutoregressiveParser:
 
     def _hypothesis(self, prefix: Prefix, source: Source) -> Hypothesis:
         tokens = self.ids.decode(prefix.ids)
-        trace = {
-            "tokens": tokens,
-            "pieces": [source.text[a:b] for a, b in zip(source.starts, source.ends, strict=True)],
-        }
-        return Hypothesis(self.form.decode(tokens, source), prefix.score, trace)
+        return Hypothesis(self.form.decode(tokens, source), prefix.score, {"tokens": tokens, "pieces": source.pieces})
