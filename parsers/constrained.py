@@ -12,12 +12,14 @@ Pure Python over lists: the runtime without torch uses this file as it stands.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
 from data.topv2.linearization import TargetIds
 from data.topv2.ontology import Ontology
+from data.topv2.tokenization import Edges
 
 #: What may come next inside a frame: a slot or the close of an intent; the content of a slot; the rest of a
 #: leaf; the close of a slot.
@@ -70,21 +72,28 @@ class Grammar:
             self.may_be_empty[opener] = ontology.slot_empty[label] > 0
         self._ends_odd = any(self.may_be_empty.values())
 
-    def options(self, state: State) -> tuple[tuple[int, ...], int, int]:
-        """Ontology tokens and the half-open range of pieces that may follow, lengths and pieces left aside."""
+    def options(self, state: State, edges: Edges) -> tuple[int, ...]:
+        """Ids that may follow; lengths are left aside."""
         if not state.stack:
-            return (self.roots if state.pointer == -1 and state.phase == _IN_SLOT else ()), 0, 0
+            return self.roots if state.pointer == -1 and state.phase == _IN_SLOT else ()
         top = state.stack[-1]
         if state.phase == _IN_INTENT:
-            return (*self.inside[top], self.close), 0, 0
+            return (*self.inside[top], self.close)
         if state.phase == _IN_SLOT:
             tokens = self.inside[top] + ((self.close,) if self.may_be_empty[top] else ())
-            return tokens, state.pointer + 1, (1 << 30) if self.holds_text[top] else 0
+            if not self.holds_text[top]:
+                return tokens
+            return tokens + self._pointers(edges.firsts[bisect_right(edges.firsts, state.pointer) :])
         if state.phase == _IN_LEAF:
-            if self.leaf == "index":
-                return (self.close,), state.pointer + 1, state.pointer + 2
-            return (), state.pointer, 1 << 30
-        return (self.close,), 0, 0
+            lasts = edges.lasts[bisect_left(edges.lasts, state.pointer) :]
+            if self.leaf == "span":
+                return self._pointers(lasts)
+            tokens = (self.close,) if lasts[0] == state.pointer else ()
+            return tokens + self._pointers((state.pointer + 1,) if state.pointer < lasts[-1] else ())
+        return (self.close,)
+
+    def _pointers(self, positions: Iterable[int]) -> tuple[int, ...]:
+        return tuple([self.size + position for position in positions])
 
     def start(self) -> State:
         """Before the first token."""
@@ -166,25 +175,24 @@ class Lengths:
         self.bound = [0.0] * (len(best) + 1)
         for i in range(len(best) - 1, -1, -1):
             self.bound[i] = self.bound[i + 1] + best[i]
-        self._ranked: dict[tuple[int, tuple[int, ...], int, int], list[tuple[float, int]]] = {}
+        self._ranked: dict[tuple[int, tuple[int, ...]], list[tuple[float, int]]] = {}
 
-    def ranked(self, position: int, tokens: tuple[int, ...], first: int, stop: int) -> list[tuple[float, int]]:
-        """Allowed tokens at a position, best first, as (negated score, id)."""
-        key = (position, tokens, first, stop)
+    def ranked(self, position: int, allowed: tuple[int, ...]) -> list[tuple[float, int]]:
+        """Allowed ids at a position, best first, as (negated score, id)."""
+        key = (position, allowed)
         if key not in self._ranked:
             row = self.scores[position]
-            pointers = range(first, min(stop, len(row)))
-            self._ranked[key] = sorted([(-row[token], token) for token in (*tokens, *pointers)])
+            self._ranked[key] = sorted([(-row[token], token) for token in allowed])
         return self._ranked[key]
 
 
-def decode(grammar: Grammar, candidates: Sequence[Lengths], pieces: int) -> Iterator[Decoded]:
+def decode(grammar: Grammar, candidates: Sequence[Lengths], edges: Edges) -> Iterator[Decoded]:
     """Well-formed sequences over all candidate lengths, best first, at least one.
 
     Args:
         grammar: what is well-formed.
         candidates: the length beam.
-        pieces: pieces of the utterance.
+        edges: where leaves may begin and end.
 
     Yields:
         Sequences in the order of ``prior + sum of position scores``. After :data:`MAX_STEPS` steps without one,
@@ -196,7 +204,7 @@ def decode(grammar: Grammar, candidates: Sequence[Lengths], pieces: int) -> Iter
     # pushes whatever the size of the ontology.
     queue: list[tuple] = []
     tie = count()
-    size = grammar.size
+    pieces = edges.lasts[-1] + 1
 
     def push(
         candidate: int, position: int, state: State, path: tuple | None, score: float, options: list, rank: int
@@ -207,8 +215,7 @@ def decode(grammar: Grammar, candidates: Sequence[Lengths], pieces: int) -> Iter
             heapq.heappush(queue, (urgency, -bound, next(tie), candidate, position, state, path, score, options, rank))
 
     def options_of(candidate: int, position: int, state: State) -> list[tuple[float, int]]:
-        tokens, first, stop = grammar.options(state)
-        return candidates[candidate].ranked(position, tokens, size + first, size + min(stop, pieces))
+        return candidates[candidate].ranked(position, grammar.options(state, edges))
 
     found, steps, diving = 0, 0, False
     start = grammar.start()
@@ -239,7 +246,7 @@ def decode(grammar: Grammar, candidates: Sequence[Lengths], pieces: int) -> Iter
             push(candidate, position + 1, after, path, score, options_of(candidate, position + 1, after), 0)
     if not found:
         first = candidates[0]
-        cost, token = first.ranked(0, grammar.roots, 0, 0)[0]
+        cost, token = first.ranked(0, grammar.roots)[0]
         yield Decoded(0, (token, grammar.close), first.prior - cost)
 
 

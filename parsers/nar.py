@@ -138,7 +138,7 @@ class NonAutoregressiveParser:
     def _best(self, candidates: list[Lengths], source: Source, n_best: int) -> list[Decoded]:
         if not self.config.constrained:
             return [greedy(candidates)]
-        return list(islice(decode(self.grammar, candidates, len(source)), n_best))
+        return list(islice(decode(self.grammar, candidates, source.edges), n_best))
 
     def _hypothesis(self, decoded: Decoded, source: Source, lengths: np.ndarray, priors: np.ndarray) -> Hypothesis:
         tokens = self.ids.decode(decoded.ids)

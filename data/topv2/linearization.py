@@ -185,11 +185,13 @@ def _pieces(span: Span, source: Source) -> tuple[int, int]:
         or last >= len(source)
         or source.starts[first] != span.start
         or source.ends[last] != span.end
+        or source.atoms[first - 1 : first] == source.atoms[first : first + 1]
+        or source.atoms[last : last + 1] == source.atoms[last + 1 : last + 2]
     ):
         raise FrameError(
             "E133",
-            f"the leaf {source.text[span.start : span.end]!r} does not start and end between pieces.",
-            remedy="Split the tokenizer's pieces by the rule of data.topv2.tokenization.",
+            f"the leaf {source.text[span.start : span.end]!r} does not start and end between words.",
+            remedy="Let slots hold whole words, numbers and signs, as data.topv2.tokenization splits them.",
         )
     return first, last
 

@@ -29,13 +29,25 @@ MAX_PIECES = 512
 
 
 @dataclass(frozen=True, slots=True)
+class Edges:
+    """Positions of the pieces that begin an atom and of those that end one, in order."""
+
+    firsts: tuple[int, ...]
+    lasts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
-    """An utterance in pieces: ``ids[i]`` covers characters ``[starts[i], ends[i])`` of ``text``."""
+    """An utterance in pieces: ``ids[i]`` covers characters ``[starts[i], ends[i])`` of ``text``.
+
+    ``atoms[i]`` numbers the atom of the splitting rule that the piece lies in; slots start and end with whole atoms.
+    """
 
     text: str
     ids: tuple[int, ...]
     starts: tuple[int, ...]
     ends: tuple[int, ...]
+    atoms: tuple[int, ...]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -44,6 +56,12 @@ class Source:
     def pieces(self) -> list[str]:
         """The text of each piece."""
         return [self.text[start:end] for start, end in zip(self.starts, self.ends, strict=True)]
+
+    @property
+    def edges(self) -> Edges:
+        """Where its slots may begin and end."""
+        firsts = tuple(i for i, atom in enumerate(self.atoms) if i == 0 or atom != self.atoms[i - 1])
+        return Edges(firsts, (*(i - 1 for i in firsts[1:]), len(self) - 1))
 
 
 class PieceTokenizer:
@@ -86,18 +104,20 @@ class PieceTokenizer:
         ids: list[int] = []
         starts: list[int] = []
         ends: list[int] = []
-        for piece, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+        atoms: list[int] = []
+        for piece, (start, end), atom in zip(encoding.ids, encoding.offsets, encoding.word_ids, strict=True):
             # A piece may begin with the space before its word; offsets are of what can be pointed at.
             while start < end and text[start].isspace():
                 start += 1
             if start < end:
                 if starts and start < ends[-1]:
                     # A word mark alone, before a word of unknown characters, stands on its first character.
-                    for column in (ids, starts, ends):
+                    for column in (ids, starts, ends, atoms):
                         column.pop()
                 ids.append(piece)
                 starts.append(start)
                 ends.append(end)
+                atoms.append(atom)
         if not ids:
             raise UsageError(
                 "E410", f"the utterance {text[:20]!r} holds no word.", remedy="Pass at least one visible character."
@@ -108,7 +128,7 @@ class PieceTokenizer:
                 f"the utterance of {len(text)} characters makes {len(ids)} pieces; {MAX_PIECES} are read at most.",
                 remedy="Pass one request at a time.",
             )
-        return Source(text, tuple(ids), tuple(starts), tuple(ends))
+        return Source(text, tuple(ids), tuple(starts), tuple(ends), tuple(atoms))
 
     def save(self, path: Path | str) -> None:
         """Writes ``tokenizer.json`` with the special ids beside the vocabulary."""

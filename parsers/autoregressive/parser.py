@@ -10,7 +10,7 @@ import torch
 
 from data.topv2.linearization import POINTER_FORMS, TargetIds
 from data.topv2.ontology import Ontology
-from data.topv2.tokenization import PieceTokenizer, Source
+from data.topv2.tokenization import Edges, PieceTokenizer, Source
 from parsers.autoregressive.model import Autoregressive
 from parsers.constrained import Grammar, State
 from parsers.interface import Hypothesis
@@ -88,6 +88,7 @@ class AutoregressiveParser:
         pieces, mask = (torch.from_numpy(array).to(device) for array in pad(sources, self.tokenizer.pad_id))
         memory = self.model.encoder(pieces, mask)
         width = max(self.config.beam, n_best)
+        edges = [source.edges for source in sources]
         alive = [Prefix(row, (), self.grammar.start(), 0.0) for row in range(len(sources))]
         done: list[list[Prefix]] = [[] for _ in sources]
         for left in range(self.model.max_length - 1, -1, -1):
@@ -96,7 +97,7 @@ class AutoregressiveParser:
             scores = self.model.next_token(memory[rows], pieces[rows], mask[rows], tokens).float().cpu().numpy()
             longer: list[list[Prefix]] = [[] for _ in sources]
             for prefix, row in zip(alive, scores, strict=True):
-                longer[prefix.row] += self._continued(prefix, row, len(sources[prefix.row]), left, width)
+                longer[prefix.row] += self._continued(prefix, row, edges[prefix.row], left, width)
             alive = []
             for row, found in enumerate(longer):
                 found.sort(key=lambda prefix: -prefix.score)
@@ -112,11 +113,10 @@ class AutoregressiveParser:
             for found, source in zip(done, sources, strict=True)
         ]
 
-    def _continued(self, prefix: Prefix, scores: np.ndarray, pieces: int, left: int, width: int) -> list[Prefix]:
+    def _continued(self, prefix: Prefix, scores: np.ndarray, edges: Edges, left: int, width: int) -> list[Prefix]:
         """The best continuations of a prefix that can still be finished in ``left`` more tokens."""
-        tokens, first, stop = self.grammar.options(prefix.state)
-        size = self.grammar.size
-        options = np.array([*tokens, *range(size + first, size + min(stop, pieces))])
+        options = np.array(self.grammar.options(prefix.state, edges), dtype=np.int64)
+        pieces = edges.lasts[-1] + 1
         found = []
         for token in options[np.argsort(-scores[options], kind="stable")].tolist():
             state = self.grammar.step(prefix.state, token)

@@ -32,7 +32,7 @@ FRAGMENTS: dict[str, tuple[str, ...]] = {
         "[IN:SEND_MESSAGE (text|message|write to) [SL:RECIPIENT @who ] ]",
         "[IN:CREATE_CALL (call|phone|ring) [SL:CONTACT @who ] ]",
         "[IN:GET_DIRECTIONS (drive|head|go) to [SL:DESTINATION @where ] ]",
-        "[IN:GET_EVENT (attend|go to) [SL:NAME_EVENT @event_name ] ]",
+        "[IN:GET_EVENT (attend|be at) [SL:NAME_EVENT @event_name ] ]",
     ),
     "on_date": ("", "", " [SL:DATE_TIME @date ]", " [SL:DATE_TIME @when ]"),
 }
