@@ -87,7 +87,8 @@ class PretrainedEncoder(nn.Module):
         transformer.get_input_embeddings().requires_grad_(config.train_embeddings)
         if isinstance(embeddings := getattr(transformer, "embeddings", None), nn.Module):
             embeddings.register_forward_hook(lambda module, inputs, output: working(output))
-        self.transformer = transformer
+        # Weights are loaded in evaluation mode, which Lightning keeps, and then dropout would never act.
+        self.transformer = transformer.train()
         self.prefix: Tensor
         self.suffix: Tensor
         self.register_buffer("prefix", torch.tensor(prefix, dtype=torch.long), persistent=False)

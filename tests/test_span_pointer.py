@@ -116,3 +116,10 @@ def test_pieces_of_another_encoder_are_refused(tmp_path: Path):
     assert pieces.vocab_size > load_transformer(str(folder)).config.vocab_size
     with pytest.raises(UsageError, match="E423"):
         _module(folder).make_model(pieces, 9)
+
+
+def test_loaded_weights_are_trained_with_dropout(tmp_path: Path):
+    folder = save_encoder(tmp_path / "encoder", "bert", ["set an alarm"])
+    model = PretrainedEncoder(EncoderConfig(), load_transformer(str(folder)), (), (), 32)
+    pieces = torch.ones((4, 8), dtype=torch.long)
+    assert not torch.equal(model(pieces, None), model(pieces, None))
