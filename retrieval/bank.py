@@ -1,0 +1,146 @@
+"""The scenario bank: what may be retrieved."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from data.topv2.errors import BundleError, FrameError, UsageError
+from data.topv2.files import write_json
+from data.topv2.frame import Frame
+from retrieval.scenario import Scenario
+
+#: Format of the JSON file; a reader refuses another.
+VERSION = 1
+
+
+class ScenarioBank:
+    """Scenarios in a fixed order, each with the number of training rows that have it. Immutable: changes give a new bank.
+
+    Args:
+        counts: scenarios and their counts; 0 for a scenario that no row has shown.
+    """
+
+    def __init__(self, counts: Mapping[Scenario, int]) -> None:
+        self._counts = dict(counts)
+        self.scenarios = tuple(self._counts)
+        self._ids = {scenario: i for i, scenario in enumerate(self.scenarios)}
+
+    @classmethod
+    def from_frames(cls, frames: Iterable[Frame]) -> ScenarioBank:
+        """The scenarios of training frames, the most frequent first."""
+        counts = Counter(Scenario.from_frame(frame) for frame in frames)
+        return cls(dict(sorted(counts.items(), key=lambda item: (-item[1], item[0].tokens))))
+
+    def __len__(self) -> int:
+        return len(self.scenarios)
+
+    def __iter__(self) -> Iterator[Scenario]:
+        return iter(self.scenarios)
+
+    def __contains__(self, scenario: object) -> bool:
+        return scenario in self._ids
+
+    def __getitem__(self, place: int) -> Scenario:
+        return self.scenarios[place]
+
+    def id(self, scenario: Scenario) -> int | None:
+        """Its place in the bank, None where the bank has no such scenario."""
+        return self._ids.get(scenario)
+
+    def count(self, scenario: Scenario) -> int:
+        """Training rows that have it; 0 for a scenario added by hand or unknown."""
+        return self._counts.get(scenario, 0)
+
+    def added(self, scenarios: Iterable[Scenario]) -> ScenarioBank:
+        """This bank and further scenarios, which no row has shown; known ones stay as they are."""
+        return ScenarioBank({**self._counts, **{s: 0 for s in scenarios if s not in self}})
+
+    def removed(self, scenario: Scenario) -> ScenarioBank:
+        """This bank without a scenario.
+
+        Raises:
+            UsageError: the bank has no such scenario.
+        """
+        if scenario not in self:
+            raise UsageError(
+                "E440", f"the bank has no scenario {scenario}.", remedy="`framefill bank list` shows what it has."
+            )
+        return ScenarioBank({s: count for s, count in self._counts.items() if s != scenario})
+
+    def merged(self, other: ScenarioBank) -> ScenarioBank:
+        """The scenarios of both, counts added up; those of this bank keep their places."""
+        counts = dict(self._counts)
+        for scenario in other:
+            counts[scenario] = counts.get(scenario, 0) + other.count(scenario)
+        return ScenarioBank(counts)
+
+    def coverage(self, frames: Iterable[Frame]) -> float:
+        """Share of frames whose scenario the bank has: no parser that only retrieves can be better.
+
+        Raises:
+            ValueError: there are no frames.
+        """
+        found = [Scenario.from_frame(frame) in self for frame in frames]
+        if not found:
+            raise ValueError("no frames")
+        return sum(found) / len(found)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the scenarios in their order; the counts play no part in retrieval."""
+        return hashlib.sha256("\n".join(map(str, self.scenarios)).encode()).hexdigest()
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able form."""
+        return {"version": VERSION, "scenarios": {str(s): count for s, count in self._counts.items()}}
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any], where: str = "") -> ScenarioBank:
+        """The bank that :meth:`to_dict` wrote.
+
+        Raises:
+            BundleError: another format or version.
+        """
+        try:
+            if value["version"] != VERSION:
+                raise BundleError(
+                    "E340",
+                    f"scenario bank version {value['version']!r}, this framefill reads {VERSION}.",
+                    where=where,
+                    remedy="Export again with this version.",
+                )
+            return cls({_starred(text): int(count) for text, count in value["scenarios"].items()})
+        except (KeyError, TypeError, ValueError, AttributeError, FrameError) as error:
+            raise BundleError(
+                "E341", f"not a scenario bank ({error!r}).", where=where, remedy="Export again."
+            ) from error
+
+    def save(self, path: Path | str) -> None:
+        """Writes the bank as JSON."""
+        write_json(path, self.to_dict())
+
+    @classmethod
+    def load(cls, path: Path | str) -> ScenarioBank:
+        """Reads what :meth:`save` wrote.
+
+        Raises:
+            BundleError: the file is missing or not a bank.
+        """
+        try:
+            value = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise BundleError(
+                "E341", f"cannot be read as a scenario bank ({error}).", where=str(path), remedy="Export again."
+            ) from error
+        return cls.from_dict(value, where=str(path))
+
+
+def _starred(text: str) -> Scenario:
+    """A scenario as :attr:`Scenario.text` prints it, where a slot without a star is empty."""
+    Frame.parse(text)
+    return Scenario(tuple(token.removeprefix("[") for token in text.split()))

@@ -1,0 +1,169 @@
+"""Nearest scenarios by inner product, on FAISS, never by an index that another encoder or bank made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import faiss
+import numpy as np
+
+from data.topv2.errors import BundleError
+from data.topv2.files import sha256, write_bytes, write_json
+
+#: Kinds of index: exact, a navigable graph (Malkov and Yashunin 2020), inverted lists of product-quantized residuals
+#: (Jégou et al. 2011).
+KINDS = ("flat", "hnsw", "ivfpq")
+#: Largest sample that inverted lists are trained on, for each list.
+TRAINING_VECTORS_PER_LIST = 64
+
+
+@dataclass
+class IndexConfig:
+    """How scenarios are searched.
+
+    Attributes:
+        kind: ``flat`` (exact), ``hnsw``, or ``ivfpq`` for banks of a million.
+        links: neighbours of a node of the graph.
+        build_effort: candidates looked at when a node of the graph is placed.
+        effort: candidates looked at in a search of the graph, or inverted lists that a search visits.
+        code_bytes: bytes of a quantized vector.
+    """
+
+    kind: str = "flat"
+    links: int = 32
+    build_effort: int = 80
+    effort: int = 64
+    code_bytes: int = 32
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"index kind {self.kind!r}: one of {', '.join(KINDS)}")
+
+
+class ScenarioIndex:
+    """Vectors of a bank, searchable.
+
+    Args:
+        index: of FAISS.
+        encoder: digest of the encoder that made the vectors.
+        bank: digest of the bank (:attr:`retrieval.bank.ScenarioBank.digest`).
+        config: how it was made.
+    """
+
+    def __init__(self, index: faiss.Index, encoder: str, bank: str, config: IndexConfig) -> None:
+        self.index, self.encoder, self.bank, self.config = index, encoder, bank, config
+        if config.kind == "hnsw":
+            index.hnsw.efSearch = config.effort
+        elif config.kind == "ivfpq":
+            index.nprobe = config.effort
+
+    @classmethod
+    def build(
+        cls,
+        vectors: np.ndarray,
+        encoder: str,
+        bank: str,
+        config: IndexConfig = IndexConfig(),  # noqa: B008
+    ) -> ScenarioIndex:
+        """Indexes one vector for each scenario, in the order of the bank.
+
+        Args:
+            vectors: ``[N, D]``.
+            encoder: digest of what made them.
+            bank: digest of the bank.
+            config: kind and size.
+        """
+        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+        count, width = vectors.shape
+        if config.kind == "flat":
+            index = faiss.IndexFlatIP(width)
+        elif config.kind == "hnsw":
+            index = faiss.IndexHNSWFlat(width, config.links, faiss.METRIC_INNER_PRODUCT)
+            index.hnsw.efConstruction = config.build_effort
+        else:
+            lists = max(1, min(4 * int(count**0.5), count // 40))
+            code = max(c for c in range(1, config.code_bytes + 1) if width % c == 0)
+            # Too few vectors train no 256 centroids for each byte.
+            bits = 8 if count >= 10_000 else 4
+            index = faiss.IndexIVFPQ(faiss.IndexFlatIP(width), width, lists, code, bits, faiss.METRIC_INNER_PRODUCT)
+            chosen = np.random.default_rng(0).permutation(count)[: max(lists, 256) * TRAINING_VECTORS_PER_LIST]
+            index.train(vectors[chosen])
+        index.add(vectors)
+        return cls(index, encoder, bank, config)
+
+    def __len__(self) -> int:
+        return int(self.index.ntotal)
+
+    def search(self, queries: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """The ``n`` nearest scenarios of each query, best first.
+
+        Args:
+            queries: ``[B, D]``.
+            n: how many; fewer come back from a smaller bank.
+
+        Returns:
+            Inner products ``[B, n]`` and places in the bank ``[B, n]``; an approximate index that finds fewer fills up
+            with place -1.
+        """
+        scores, places = self.index.search(np.ascontiguousarray(queries, dtype=np.float32), min(n, len(self)))
+        return scores, places
+
+    def to_bytes(self) -> bytes:
+        """FAISS's own file format."""
+        return faiss.serialize_index(self.index).tobytes()
+
+    def save(self, path: Path | str) -> None:
+        """Writes the index, and beside it (``.json``) what made it.
+
+        Raises:
+            MachineError: the disk is full or the folder cannot be written.
+        """
+        path, content = Path(path), self.to_bytes()
+        write_bytes(path, content)
+        write_json(
+            path.with_suffix(".json"),
+            {
+                "encoder": self.encoder,
+                "bank": self.bank,
+                "config": vars(self.config),
+                "sha256": hashlib.sha256(content).hexdigest(),
+            },
+        )
+
+    @classmethod
+    def load(cls, path: Path | str, encoder: str, bank: str) -> ScenarioIndex:
+        """Maps an index into memory.
+
+        Args:
+            path: written by :meth:`save`.
+            encoder: digest of the encoder whose queries it will get.
+            bank: digest of the bank that its places will be looked up in.
+
+        Raises:
+            BundleError: the files are missing or damaged, or another encoder or bank made the index.
+        """
+        path = Path(path)
+        try:
+            made = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+            intact = sha256(path) == made["sha256"]
+            config = IndexConfig(**made["config"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BundleError(
+                "E342", f"cannot be read as a scenario index ({error!r}).", where=str(path), remedy="Build it again."
+            ) from error
+        if not intact:
+            raise BundleError(
+                "E342", "the index is not what its checksum says.", where=str(path), remedy="Build it again."
+            )
+        for name, wanted in (("encoder", encoder), ("bank", bank)):
+            if made[name] != wanted:
+                raise BundleError(
+                    "E343",
+                    f"the index was made by {name} {made[name][:12]}, not by {wanted[:12]}.",
+                    where=str(path),
+                    remedy="Build it again from the present encoder and bank.",
+                )
+        return cls(faiss.read_index(str(path), faiss.IO_FLAG_MMAP), encoder, bank, config)

@@ -1,0 +1,154 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+
+from data.topv2.errors import BundleError, FrameError, UsageError
+from data.topv2.frame import Frame
+from data.topv2.linearization import SpanForm
+from data.topv2.reader import read_split
+from data.topv2.tokenization import PieceTokenizer
+from retrieval.bank import ScenarioBank
+from retrieval.index import IndexConfig, ScenarioIndex
+from retrieval.scenario import STYLES, Scenario
+from retrieval.scoring import pool, retrieval_nll
+from tests.strategies import frames
+
+TOKENIZER = PieceTokenizer.train_sentencepiece(["a b c 0 1 9 abc 019"], 20)
+NESTED = "[IN:A_B x [SL:C_D one [IN:E [SL:F two ] ] three ] [SL:G ] y ]"
+
+
+def test_a_scenario_is_the_frame_without_its_words():
+    scenario = Scenario.from_frame(Frame.parse(NESTED))
+    assert str(scenario) == "[IN:A_B [SL:C_D * [IN:E [SL:F * ] ] * ] [SL:G ] ]"
+    assert scenario.leaves == 3
+    assert Scenario.parse(str(scenario)) == scenario
+
+
+def test_people_write_slots_without_stars():
+    assert str(Scenario.parse("[IN:A [SL:B ] [SL:C [IN:D ] ] ]")) == "[IN:A [SL:B * ] [SL:C [IN:D ] ] ]"
+    with pytest.raises(FrameError, match="never closed"):
+        Scenario.parse("[IN:A [SL:B ]")
+
+
+@settings(deadline=None)
+@given(frames())
+def test_filling_gives_the_frame_back(frame: Frame):
+    decoupled = frame.decoupled()
+    scenario = Scenario.from_frame(frame)
+    assert Scenario.parse(str(scenario)) == scenario or scenario.leaves == 0
+    source = TOKENIZER(frame.utterance)
+    tokens = SpanForm().encode(decoupled, source)
+    pointers = [token for token in tokens if isinstance(token, int)]
+    filled = scenario.fill(list(zip(pointers[::2], pointers[1::2], strict=True)))
+    assert filled == tokens
+    assert SpanForm().decode(filled, source) == decoupled
+    with pytest.raises(FrameError, match="E140"):
+        scenario.fill([(0, 0)] * (scenario.leaves + 1))
+
+
+def test_glosses_name_labels_and_say_where_each_leaf_stands():
+    scenario = Scenario.from_frame(Frame.parse(NESTED))
+    texts = {style: scenario.gloss(style).text for style in STYLES}
+    assert texts == {
+        "intrinsic": "[ intent | a b [ slot | c d text [ intent | e [ slot | f ] ] text ] [ slot | g ] ]",
+        "names": "[ a b [ c d text [ e [ f ] ] text ] [ g ] ]",
+        "labels": "[IN:A_B [SL:C_D text [IN:E [SL:F ] ] text ] [SL:G ] ]",
+    }
+    for style, text in texts.items():
+        words = [text[place:].split()[0] for place in scenario.gloss(style).leaves]
+        assert words == ["text", "[SL:F" if style == "labels" else "f", "text"]
+    with pytest.raises(ValueError, match="intrinsic"):
+        scenario.gloss("long")
+
+
+def test_bank_counts_covers_and_changes(corpus: Path, tmp_path: Path):
+    rows = read_split(corpus, "train")
+    bank = ScenarioBank.from_frames([row.frame for row in rows])
+    assert sum(bank.count(scenario) for scenario in bank) == len(rows)
+    assert [bank.id(scenario) for scenario in bank] == list(range(len(bank)))
+    assert bank.coverage(row.frame for row in rows) == 1.0
+    assert 0 < bank.coverage(row.frame for row in read_split(corpus, "eval")) < 1
+    new = Scenario.parse("[IN:BREW_COFFEE [SL:AMOUNT ] ]")
+    more = bank.added([new, bank[0]])
+    assert (len(more), more.count(new), more.id(new)) == (len(bank) + 1, 0, len(bank))
+    assert more.digest != bank.digest == more.removed(new).digest
+    with pytest.raises(UsageError, match="E440"):
+        bank.removed(new)
+    both = bank.merged(more)
+    assert both.digest == more.digest and both.count(bank[0]) == 2 * bank.count(bank[0])
+    more.save(tmp_path / "bank.json")
+    again = ScenarioBank.load(tmp_path / "bank.json")
+    assert again.digest == more.digest and again.count(again[0]) == more.count(more[0])
+
+
+def test_damaged_banks_are_refused(tmp_path: Path):
+    path = tmp_path / "bank.json"
+    with pytest.raises(BundleError, match=r"E341.*bank\.json"):
+        ScenarioBank.load(path)
+    for content, code in (
+        ("{", "E341"),
+        ('{"version": 9}', "E340"),
+        ('{"version": 1, "scenarios": {"[IN:A": 1}}', "E341"),
+        ('{"version": 1, "scenarios": ["[IN:A ]"]}', "E341"),
+    ):
+        path.write_text(content)
+        with pytest.raises(BundleError, match=code):
+            ScenarioBank.load(path)
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivfpq"])
+def test_an_index_finds_the_nearest_and_is_never_stale(kind: str, tmp_path: Path):
+    vectors = np.random.default_rng(0).normal(size=(900, 16)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    index = ScenarioIndex.build(vectors, "encoder", "bank", IndexConfig(kind, code_bytes=16))
+    scores, places = index.search(vectors[:200], 3)
+    assert scores.shape == places.shape == (200, 3)
+    assert (places[:, 0] == np.arange(200)).mean() >= (1.0 if kind == "flat" else 0.8)
+    assert (np.diff(scores, axis=1) <= 0).all()
+    path = tmp_path / "scenarios.faiss"
+    index.save(path)
+    again = ScenarioIndex.load(path, "encoder", "bank")
+    assert (again.search(vectors[:50], 3)[1] == index.search(vectors[:50], 3)[1]).all()
+    with pytest.raises(BundleError, match="E343.*encoder"):
+        ScenarioIndex.load(path, "another", "bank")
+    with pytest.raises(BundleError, match="E343.*bank"):
+        ScenarioIndex.load(path, "encoder", "another")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BundleError, match="checksum"):
+        ScenarioIndex.load(path, "encoder", "bank")
+    path.with_suffix(".json").write_text(json.dumps({}))
+    with pytest.raises(BundleError, match="E342"):
+        ScenarioIndex.load(path, "encoder", "bank")
+
+
+def test_a_small_bank_gives_what_it_has():
+    index = ScenarioIndex.build(np.eye(3, dtype=np.float32), "e", "b")
+    assert index.search(np.eye(3, dtype=np.float32), 10)[1].shape == (3, 3)
+    with pytest.raises(ValueError, match="ivfpq"):
+        IndexConfig("tree")
+
+
+def test_pooling_leaves_padding_out():
+    states = torch.tensor([[[1.0], [3.0], [100.0]]])
+    mask = torch.tensor([[True, True, False]])
+    assert pool(states, mask).item() == 2.0
+    assert pool(states, mask, "first").item() == 1.0
+    assert pool(states[:, :2], None).item() == 2.0
+
+
+def test_a_scenario_is_not_its_own_negative():
+    queries, keys = torch.eye(3)[:2], torch.eye(3)[[0, 1, 0]]
+    gold, scale = torch.tensor([0, 1]), 5.0
+    alone = retrieval_nll(queries, keys[:2], gold, torch.tensor([7, 8]), scale)
+    masked = retrieval_nll(queries, keys, gold, torch.tensor([7, 8, 7]), scale)
+    assert torch.allclose(masked[0], alone[0])
+    assert masked[1] > alone[1]
+    assert retrieval_nll(queries, keys, gold, torch.tensor([7, 8, 9]), scale)[0] > alone[0] + 0.5
+    smoothed = retrieval_nll(queries, keys, gold, torch.tensor([7, 8, 7]), scale, 0.1)
+    assert torch.isfinite(smoothed).all() and (smoothed > masked).all()
