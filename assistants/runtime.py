@@ -9,17 +9,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 
+from assistants import banks
 from assistants.bundle import Bundle
 from data.topv2.errors import BundleError
 from data.topv2.ontology import Ontology
 from data.topv2.tokenization import PieceTokenizer
 from parsers.nar import DecodingConfig, NonAutoregressiveParser
+from parsers.raf.parser import RAFDecodingConfig, RAFParser
+from retrieval.bank import ScenarioBank
+from retrieval.glosses import GlossBatch, Glosses
+from retrieval.scenario import Scenario
 
 #: Suffix of a graph's file name for each precision.
 PRECISIONS = {"int8": ".int8.onnx", "fp32": ".onnx"}
@@ -29,24 +35,31 @@ class OnnxBackend:
     """The onnxruntime side of :class:`parsers.nar.Backend`.
 
     Args:
-        encoder: graph from ``pieces, mask`` to ``memory, lengths``.
-        decoder: graph from ``memory, pieces, mask, tokens, target_lengths`` to ``scores``.
+        graphs: ``encoder`` (``pieces, mask`` to ``memory, lengths``), ``decoder`` (``memory, pieces, mask, tokens,
+            target_lengths`` to ``scores``), and whatever else the kind of parser has.
         threads: threads of one call, 0 for one a core.
     """
 
-    def __init__(self, encoder: bytes, decoder: bytes, threads: int) -> None:
+    def __init__(self, graphs: Mapping[str, bytes], threads: int) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         # Optimizations that fuse across quantized operators depend on the machine; results may not differ by that.
         options.log_severity_level = 3
-        self._encoder = onnxruntime.InferenceSession(encoder, options, providers=["CPUExecutionProvider"])
-        self._decoder = onnxruntime.InferenceSession(decoder, options, providers=["CPUExecutionProvider"])
-        self._reads = {entry.name for entry in self._decoder.get_inputs()}
+        self._sessions = {
+            name: onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+            for name, graph in graphs.items()
+        }
+        self._reads = {name: {e.name for e in session.get_inputs()} for name, session in self._sessions.items()}
+
+    def run(self, graph: str, given: Mapping[str, np.ndarray]) -> list[Any]:
+        """The outputs of a graph; inputs that it does not read are left out."""
+        reads = self._reads[graph]
+        return self._sessions[graph].run(None, {name: value for name, value in given.items() if name in reads})
 
     def encode(self, pieces: np.ndarray, mask: np.ndarray) -> tuple[Any, np.ndarray]:
         """See :class:`parsers.nar.Backend`."""
-        memory, lengths = self._encoder.run(None, {"pieces": pieces, "mask": mask})
+        memory, lengths = self.run("encoder", {"pieces": pieces, "mask": mask})
         return memory, lengths
 
     def decode(
@@ -66,7 +79,28 @@ class OnnxBackend:
             "tokens": tokens,
             "target_lengths": lengths,
         }
-        return self._decoder.run(None, {name: value for name, value in given.items() if name in self._reads})[0]
+        return self.run("decoder", given)[0]
+
+
+class RAFOnnxBackend(OnnxBackend):
+    """The onnxruntime side of :class:`parsers.raf.parser.RAFBackend`."""
+
+    def query(self, memory: Any, mask: np.ndarray) -> np.ndarray:
+        """See :class:`parsers.raf.parser.RAFBackend`."""
+        return self.run("query", {"memory": memory, "mask": mask})[0]
+
+    def fill(
+        self, memory: Any, rows: np.ndarray, mask: np.ndarray, leaves: np.ndarray, leaf_mask: np.ndarray
+    ) -> np.ndarray:
+        """See :class:`parsers.raf.parser.RAFBackend`."""
+        given = {"memory": memory[rows], "mask": mask[rows], "leaves": leaves, "leaf_mask": leaf_mask}
+        return self.run("fill", given)[0]
+
+    def describe(self, batch: GlossBatch) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors ``[N, D]`` of scenarios and the states of their leaves, one after another ``[leaves, W]``."""
+        memory, _ = self.encode(batch.pieces, batch.mask)
+        vectors, states = self.run("describe", {"memory": memory, "mask": batch.mask, "leaves": batch.leaves})
+        return vectors, states[batch.leaf_mask]
 
 
 class BundleParser(NonAutoregressiveParser):
@@ -79,6 +113,25 @@ class BundleParser(NonAutoregressiveParser):
 
     manifest: dict[str, Any]
     precision: str
+
+
+class RAFBundleParser(RAFParser, BundleParser):
+    """As :class:`BundleParser`, for RAF."""
+
+    backend: RAFOnnxBackend
+
+    def add(self, scenarios: Iterable[Scenario]) -> None:
+        """Makes scenarios known without training, from then on and in this process; ``framefill bank add`` keeps them.
+
+        Raises:
+            UsageError: a scenario is too long to be read.
+        """
+        new = ScenarioBank({s: 0 for s in scenarios if s not in self.table.bank})
+        if not len(new):
+            return
+        style = self.manifest["scenarios"]["gloss"]
+        vectors, leaves = self.backend.describe(Glosses(new, self.tokenizer, style).batch(np.arange(len(new))))
+        self.use(self.table.added(new, vectors, leaves))
 
 
 def load(path: Path | str, precision: str | None = None, threads: int = 1) -> BundleParser:
@@ -97,15 +150,21 @@ def load(path: Path | str, precision: str | None = None, threads: int = 1) -> Bu
         precision = next((name for name, suffix in PRECISIONS.items() if bundle.has("encoder" + suffix)), "int8")
     if precision not in PRECISIONS:
         raise BundleError("E327", f"precision {precision!r} is not known.", remedy=f"One of {', '.join(PRECISIONS)}.")
-    suffix = PRECISIONS[precision]
-    graphs = bundle.read("encoder" + suffix), bundle.read("decoder" + suffix)
+    graphs = {name: bundle.read(name + PRECISIONS[precision]) for name in ("encoder", "decoder")}
     tokenizer = PieceTokenizer.from_json(bundle.read("tokenizer.json").decode(), str(path))
     ontology = Ontology.from_dict(json.loads(bundle.read("ontology.json")), str(path))
+    parser: BundleParser
     try:
-        decoding = DecodingConfig(**bundle.manifest["decoding"])
-        form = bundle.manifest["form"]
-        backend = OnnxBackend(*graphs, threads)
-        parser = BundleParser(backend, tokenizer, ontology, form, decoding)
+        decoding, form = bundle.manifest["decoding"], bundle.manifest["form"]
+        if "scenarios" in bundle.manifest:
+            graphs["fill"] = bundle.read("fill" + PRECISIONS[precision])
+            graphs |= {name: bundle.read(f"{name}.onnx") for name in ("query", "describe")}
+            parser = RAFBundleParser(
+                RAFOnnxBackend(graphs, threads), tokenizer, ontology, banks.read(bundle), RAFDecodingConfig(**decoding)
+            )
+        else:
+            backend = OnnxBackend(graphs, threads)
+            parser = BundleParser(backend, tokenizer, ontology, form, DecodingConfig(**decoding))
     except (KeyError, TypeError) as error:
         raise BundleError("E322", f"the manifest lacks {error}.", where=str(path), remedy="Export again.") from error
     parser.manifest, parser.precision = bundle.manifest, precision

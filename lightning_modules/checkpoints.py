@@ -10,12 +10,13 @@ from lightning_modules.autoregressive import AutoregressiveModule
 from lightning_modules.conv_nar import ConvNARModule
 from lightning_modules.datamodule import Assets
 from lightning_modules.parser_module import ParserModule
+from lightning_modules.raf import RAFModule
 from lightning_modules.saved import parameters_of, read_checkpoint
 from lightning_modules.span_pointer import SpanPointerModule
 
 #: What a checkpoint may hold.
 KINDS: dict[str, type[ParserModule]] = {
-    module.kind: module for module in (ConvNARModule, SpanPointerModule, AutoregressiveModule)
+    module.kind: module for module in (ConvNARModule, SpanPointerModule, AutoregressiveModule, RAFModule)
 }
 
 

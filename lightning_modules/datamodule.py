@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,14 @@ from torch import Tensor
 
 from data.topv2.augment import swap_values
 from data.topv2.batches import BatchStream, EncodedCorpus
+from data.topv2.frame import Frame
 from data.topv2.linearization import POINTER_FORMS, TargetIds
 from data.topv2.ontology import Ontology
 from data.topv2.reader import Example, corpus_checksum, data_root, read_split
 from data.topv2.tokenization import PieceTokenizer
 from lightning_modules.saved import read_checkpoint
+from retrieval.bank import ScenarioBank
+from retrieval.scenario import Scenario
 
 
 @dataclass(frozen=True)
@@ -28,15 +32,18 @@ class Assets:
         tokenizer: cuts utterances.
         ontology: labels and nesting of the training frames.
         form: linearization, a name in :data:`data.topv2.linearization.POINTER_FORMS`.
+        bank: scenarios of the training frames, for parsers that retrieve them.
     """
 
     tokenizer: PieceTokenizer
     ontology: Ontology
     form: str
+    bank: ScenarioBank | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, so that a checkpoint can be read without unpickling classes."""
-        return {"tokenizer": self.tokenizer.to_json(), "ontology": self.ontology.to_dict(), "form": self.form}
+        value = {"tokenizer": self.tokenizer.to_json(), "ontology": self.ontology.to_dict(), "form": self.form}
+        return value if self.bank is None else {**value, "bank": self.bank.to_dict()}
 
     @classmethod
     def from_dict(cls, value: dict[str, Any], where: str = "") -> Assets:
@@ -45,6 +52,7 @@ class Assets:
             PieceTokenizer.from_json(value["tokenizer"], where),
             Ontology.from_dict(value["ontology"], where),
             value["form"],
+            ScenarioBank.from_dict(value["bank"], where) if "bank" in value else None,
         )
 
 
@@ -80,6 +88,8 @@ class TOPv2DataModule(pl.LightningDataModule):
             on the training utterances.
         vocabulary: SentencePiece pieces to train.
         lowercase: fold case before SentencePiece.
+        bank: whether to make a scenario bank of the training rows, as parsers need that retrieve.
+        bank_splits: further splits whose scenarios, but not rows, are known: supervision that costs no utterance.
         variants: for each training row, this many variants with slot values of other rows (see
             :func:`data.topv2.augment.swap_values`).
         varied: probability that a variant stands in for its row, drawn anew in every epoch.
@@ -100,6 +110,8 @@ class TOPv2DataModule(pl.LightningDataModule):
         pretrained: str | None = None,
         vocabulary: int = 6000,
         lowercase: bool = True,
+        bank: bool = False,
+        bank_splits: list[str] | None = None,
         variants: int = 0,
         varied: float = 0.5,
         batch_size: int = 256,
@@ -147,12 +159,28 @@ class TOPv2DataModule(pl.LightningDataModule):
         train += [variant for variants in swapped for variant in variants]
         frames = [example.frame.decoupled() for example in train]
         ontology = Ontology.from_frames(frames[: len(swapped)])
-        self.assets = Assets(tokenizer, started.ontology.merged(ontology) if started else ontology, h.form)
+        bank = self._bank(root, frames[: len(swapped)], started) if h.bank else None
+        self.assets = Assets(tokenizer, started.ontology.merged(ontology) if started else ontology, h.form, bank)
         sources = tokenizer.batch([e.utterance for e in train])
         form, ids = POINTER_FORMS[h.form](), TargetIds(self.assets.ontology)
         targets = [ids.encode(form.encode(frame, source)) for frame, source in zip(frames, sources, strict=True)]
         counts = [len(variants) for variants in swapped]
-        self.train_corpus = EncodedCorpus([source.ids for source in sources], targets, tokenizer.pad_id, counts)
+        places = None
+        if bank is not None:
+            # Swapping values leaves the scenario as it is, so the bank has those of the variants too.
+            places = [place for frame in frames if (place := bank.id(Scenario.from_frame(frame))) is not None]
+        pieces = [source.ids for source in sources]
+        self.train_corpus = EncodedCorpus(pieces, targets, tokenizer.pad_id, counts, places)
+
+    def _bank(self, root: Path, frames: Sequence[Frame], started: Assets | None) -> ScenarioBank:
+        """Scenarios of the training frames, of the checkpoint to start from, and of the splits whose scenarios are known."""
+        h: Any = self.hparams
+        bank = ScenarioBank.from_frames(frames)
+        if started is not None and started.bank is not None:
+            bank = started.bank.merged(bank)
+        for split in h.bank_splits or ():
+            bank = bank.added(Scenario.from_frame(row.frame) for row in read_split(root, split, h.domains))
+        return bank
 
     def reported_examples(self) -> list[Example]:
         """All rows of the split whose figures are recorded, whatever ``validation_rows``."""

@@ -70,25 +70,31 @@ class NARModule(ParserModule):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Token, length and total loss, each a scalar."""
         assert self.model is not None
+        return self.frame_losses(batch, *self.model.encode(batch.pieces, batch.mask))
+
+    def frame_losses(self, batch: Batch, memory: Tensor, length_scores: Tensor) -> dict[str, Tensor]:
+        """As :meth:`losses`, for utterances already encoded (see :meth:`parsers.nar_model.NARModel.encode`)."""
+        assert self.model is not None
         o = self.optimization
         hidden = [hide(targets, o.masking) for targets in batch.targets]
-        length_scores, scores = self._scores(batch, [tokens for tokens, _ in hidden])
+        tokens = [shown for shown, _ in hidden]
+        scores = self._scores(batch, memory, tokens)
         scored = torch.cat([where.flatten() for _, where in hidden])
         token_loss = target_nll(scores, batch, scored, o.label_smoothing, self.model.ontology_size)
         length_loss = smoothed_nll(length_scores, batch.lengths, o.length_smoothing).mean()
         loss = token_loss + o.length_weight * length_loss
         if o.r3f_weight:
-            moved_lengths, moved = self._scores(batch, [tokens for tokens, _ in hidden], o.r3f_noise)
+            moved_memory, moved_lengths = self.model.encode(batch.pieces, batch.mask, o.r3f_noise)
+            moved = self._scores(batch, moved_memory, tokens)
             divergence = (symmetric_divergence(scores, moved) * scored).sum() / scored.sum()
             loss = loss + o.r3f_weight * (divergence + symmetric_divergence(length_scores, moved_lengths).mean())
         return {"loss": loss, "tokens": token_loss, "length": length_loss}
 
-    def _scores(self, batch: Batch, tokens: list[Tensor], noise: float = 0.0) -> tuple[Tensor, Tensor]:
-        """Log-probabilities of lengths ``[B, C]`` and of all target places ``[places, V + S]``."""
+    def _scores(self, batch: Batch, memory: Tensor, tokens: list[Tensor]) -> Tensor:
+        """Log-probabilities of all target places ``[places, V + S]``."""
         assert self.model is not None
-        memory, lengths = self.model.encode(batch.pieces, batch.mask, noise)
         scores = self.model.decode_groups(memory, batch.pieces, batch.mask, tokens, batch.target_masks, batch.lengths)
-        return lengths, scores.flatten(0, -2)
+        return scores.flatten(0, -2)
 
 
 def hide(targets: Tensor, masking: str) -> tuple[Tensor, Tensor]:

@@ -66,6 +66,25 @@ class Backend(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """A batch of utterances that the encoder has read.
+
+    Attributes:
+        sources: the utterances.
+        pieces: ids ``[B, S]``.
+        mask: ``[B, S]``, True at pieces.
+        memory: encoder states, of the backend's own type.
+        priors: ``[B, C]`` log-probabilities of lengths.
+    """
+
+    sources: list[Source]
+    pieces: np.ndarray
+    mask: np.ndarray
+    memory: Any
+    priors: np.ndarray
+
+
 class NonAutoregressiveParser:
     """Implements :class:`parsers.interface.Parser` over a backend.
 
@@ -97,27 +116,45 @@ class NonAutoregressiveParser:
         return parsed
 
     def _parse(self, sources: list[Source], n_best: int) -> Iterator[list[Hypothesis]]:
+        encoded = self._encode(sources)
+        ranked, prior = self._lengths(encoded)
+        for row, decoded in enumerate(self._search(encoded, ranked, prior, n_best)):
+            yield [self._hypothesis(d, sources[row], ranked[row], prior[row]) for d in decoded]
+
+    def _encode(self, sources: list[Source]) -> Encoded:
         pieces, mask = pad(sources, self.tokenizer.pad_id)
-        memory, priors = self.backend.encode(pieces, mask)
-        beam = min(self.config.length_beam, priors.shape[1] - 1)
+        return Encoded(sources, pieces, mask, *self.backend.encode(pieces, mask))
+
+    def _lengths(self, encoded: Encoded) -> tuple[np.ndarray, np.ndarray]:
+        """The length beam of each row ``[B, beam]``, and the weighted log-probabilities of these lengths."""
+        priors = encoded.priors
         # Length 0 spells nothing, so its class does not compete.
-        ranked = np.argsort(-priors[:, 1:], axis=1, kind="stable")[:, : beam + 1] + 1
-        prior = np.take_along_axis(priors, ranked, axis=1) * self.config.length_weight
+        ranked = np.argsort(-priors[:, 1:], axis=1, kind="stable")[:, : self.config.length_beam] + 1
+        return ranked, np.take_along_axis(priors, ranked, axis=1) * self.config.length_weight
+
+    def _tables(self, encoded: Encoded, rows: np.ndarray, lengths: np.ndarray) -> Iterator[list[list[float]]]:
+        """Scores ``[length][size + pieces]`` of the positions of targets of these lengths over these rows."""
+        e = encoded
+        scores = refine(
+            lambda tokens: self.backend.decode(e.memory, rows, e.pieces, e.mask, tokens, lengths),
+            lengths,
+            self.config.passes,
+        )
+        for k, (row, length) in enumerate(zip(rows.tolist(), lengths.tolist(), strict=True)):
+            yield scores[k, :length, : self.ids.size + len(e.sources[row])].tolist()
+
+    def _search(self, encoded: Encoded, ranked: np.ndarray, prior: np.ndarray, n_best: int) -> list[list[Decoded]]:
+        """The best sequences of each row over its length beam."""
+        sources, beam = encoded.sources, ranked.shape[1]
         candidates: list[list[Lengths]] = [[] for _ in sources]
 
         def score(rows: np.ndarray, columns: slice) -> None:
             chosen = ranked[rows, columns]
-            width = chosen.shape[1]
-            flat_rows, lengths = np.repeat(rows, width), chosen.reshape(-1)
-            scores = refine(
-                lambda tokens: self.backend.decode(memory, flat_rows, pieces, mask, tokens, lengths),
-                lengths,
-                self.config.passes,
-            )
-            for k, (row, length) in enumerate(zip(flat_rows.tolist(), lengths.tolist(), strict=True)):
-                table = scores[k, :length, : self.ids.size + len(sources[row])].tolist()
-                column = len(candidates[row])
-                candidates[row].append(Lengths(float(prior[row, column]), table))
+            flat_rows = np.repeat(rows, chosen.shape[1])
+            for row, table in zip(
+                flat_rows.tolist(), self._tables(encoded, flat_rows, chosen.reshape(-1)), strict=True
+            ):
+                candidates[row].append(Lengths(float(prior[row, len(candidates[row])]), table))
 
         everything = range(len(sources))
         wide = n_best > 1
@@ -132,8 +169,7 @@ class NonAutoregressiveParser:
                 score(behind, slice(1, 1 + int(rivals.max())))
                 for row in behind.tolist():
                     found[row] = self._best(candidates[row], sources[row], n_best)
-        for row, decoded in enumerate(found):
-            yield [self._hypothesis(d, sources[row], ranked[row], prior[row]) for d in decoded]
+        return found
 
     def _best(self, candidates: list[Lengths], source: Source, n_best: int) -> list[Decoded]:
         if not self.config.constrained:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import numpy as np
@@ -31,19 +33,24 @@ class TorchBackend:
     def __init__(self, model: NARModel) -> None:
         self.model = model
 
-    @torch.inference_mode()
-    def encode(self, pieces: np.ndarray, mask: np.ndarray) -> tuple[Tensor, np.ndarray]:
-        """See :class:`parsers.nar.Backend`."""
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """No gradients, and no dropout whatever mode the model is in."""
         assert isinstance(self.model, torch.nn.Module)
         training = self.model.training
         self.model.eval()
         try:
-            memory, lengths = self.model.encode(self._tensor(pieces), self._mask(mask))
+            with torch.inference_mode():
+                yield
         finally:
             self.model.train(training)
-        return memory, lengths.float().cpu().numpy()
 
-    @torch.inference_mode()
+    def encode(self, pieces: np.ndarray, mask: np.ndarray) -> tuple[Tensor, np.ndarray]:
+        """See :class:`parsers.nar.Backend`."""
+        with self.evaluating():
+            memory, lengths = self.model.encode(self._tensor(pieces), self._mask(mask))
+            return memory, lengths.float().cpu().numpy()
+
     def decode(
         self,
         memory: Tensor,
@@ -54,10 +61,7 @@ class TorchBackend:
         lengths: np.ndarray,
     ) -> np.ndarray:
         """See :class:`parsers.nar.Backend`."""
-        assert isinstance(self.model, torch.nn.Module)
-        training = self.model.training
-        self.model.eval()
-        try:
+        with self.evaluating():
             scores = self.model.decode(
                 memory[self._tensor(rows)],
                 self._tensor(pieces[rows]),
@@ -65,9 +69,7 @@ class TorchBackend:
                 self._tensor(tokens),
                 self._tensor(lengths),
             )
-        finally:
-            self.model.train(training)
-        return scores.float().cpu().numpy()
+            return scores.float().cpu().numpy()
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         assert isinstance(self.model, torch.nn.Module)

@@ -6,11 +6,12 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
 
-from data.topv2.errors import BundleError
+from data.topv2.errors import BundleError, UsageError
 from data.topv2.files import sha256, write_bytes, write_json
 
 #: Kinds of index: exact, a navigable graph (Malkov and Yashunin 2020), inverted lists of product-quantized residuals
@@ -53,7 +54,7 @@ class ScenarioIndex:
         config: how it was made.
     """
 
-    def __init__(self, index: faiss.Index, encoder: str, bank: str, config: IndexConfig) -> None:
+    def __init__(self, index: Any, encoder: str, bank: str, config: IndexConfig) -> None:
         self.index, self.encoder, self.bank, self.config = index, encoder, bank, config
         if config.kind == "hnsw":
             index.hnsw.efSearch = config.effort
@@ -78,6 +79,7 @@ class ScenarioIndex:
         """
         vectors = np.ascontiguousarray(vectors, dtype=np.float32)
         count, width = vectors.shape
+        index: Any
         if config.kind == "flat":
             index = faiss.IndexFlatIP(width)
         elif config.kind == "hnsw":
@@ -111,6 +113,24 @@ class ScenarioIndex:
         scores, places = self.index.search(np.ascontiguousarray(queries, dtype=np.float32), min(n, len(self)))
         return scores, places
 
+    def added(self, vectors: np.ndarray, bank: str) -> ScenarioIndex:
+        """This index and the vectors of further scenarios, made by the same encoder, for the bank that holds both."""
+        index = faiss.clone_index(self.index)
+        index.add(np.ascontiguousarray(vectors, dtype=np.float32))
+        return ScenarioIndex(index, self.encoder, bank, self.config)
+
+    def removed(self, place: int, bank: str) -> ScenarioIndex:
+        """This index without the scenario at a place; those behind it move up.
+
+        Raises:
+            UsageError: a graph cannot forget a node.
+        """
+        if self.config.kind == "hnsw":
+            raise UsageError("E442", "an HNSW index cannot forget a scenario.", remedy="Build it again, or use flat.")
+        index: Any = faiss.clone_index(self.index)
+        index.remove_ids(np.array([place], dtype=np.int64))
+        return ScenarioIndex(index, self.encoder, bank, self.config)
+
     def to_bytes(self) -> bytes:
         """FAISS's own file format."""
         return faiss.serialize_index(self.index).tobytes()
@@ -132,6 +152,23 @@ class ScenarioIndex:
                 "sha256": hashlib.sha256(content).hexdigest(),
             },
         )
+
+    @classmethod
+    def from_bytes(cls, content: bytes, made: dict[str, Any], bank: str, where: str = "") -> ScenarioIndex:
+        """Reads what :meth:`to_bytes` wrote.
+
+        Args:
+            content: the file.
+            made: ``encoder`` and ``bank`` that made it, and its ``index`` config.
+            bank: digest of the bank that its places will be looked up in.
+            where: for error messages.
+
+        Raises:
+            BundleError: another bank made the index.
+        """
+        _same("bank", made["bank"], bank, where)
+        index = faiss.deserialize_index(np.frombuffer(content, dtype=np.uint8))
+        return cls(index, made["encoder"], bank, IndexConfig(**made["index"]))
 
     @classmethod
     def load(cls, path: Path | str, encoder: str, bank: str) -> ScenarioIndex:
@@ -159,11 +196,15 @@ class ScenarioIndex:
                 "E342", "the index is not what its checksum says.", where=str(path), remedy="Build it again."
             )
         for name, wanted in (("encoder", encoder), ("bank", bank)):
-            if made[name] != wanted:
-                raise BundleError(
-                    "E343",
-                    f"the index was made by {name} {made[name][:12]}, not by {wanted[:12]}.",
-                    where=str(path),
-                    remedy="Build it again from the present encoder and bank.",
-                )
+            _same(name, made[name], wanted, str(path))
         return cls(faiss.read_index(str(path), faiss.IO_FLAG_MMAP), encoder, bank, config)
+
+
+def _same(name: str, made: str, wanted: str, where: str) -> None:
+    if made != wanted:
+        raise BundleError(
+            "E343",
+            f"the index was made by {name} {made[:12]}, not by {wanted[:12]}.",
+            where=where,
+            remedy="Build it again from the present encoder and bank.",
+        )

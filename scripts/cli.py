@@ -78,6 +78,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("--metrics", type=Path, help="metrics.json to carry in the manifest")
 
+    bank = commands.add_parser("bank", help="list, add or remove the scenarios that a RAF bundle retrieves")
+    changes = bank.add_subparsers(title="actions", metavar="ACTION", required=True)
+    listing = _command(changes, "list", _bank_list, "print scenarios with the training rows that have them",
+                       "framefill bank list --bundle raf.bundle")  # fmt: skip
+    adding = _command(changes, "add", _bank_add, "make scenarios known without training",
+                      'framefill bank add --bundle raf.bundle "[IN:BREW_COFFEE [SL:AMOUNT ] [SL:DATE_TIME ] ]"')  # fmt: skip
+    removing = _command(changes, "remove", _bank_remove, "make scenarios unknown",
+                        'framefill bank remove --bundle raf.bundle "[IN:BREW_COFFEE [SL:AMOUNT ] ]"')  # fmt: skip
+    for action in (listing, adding, removing):
+        action.add_argument("--bundle", type=Path, required=True, help="folder written by `framefill export`")
+    for action in (adding, removing):
+        action.add_argument("scenarios", nargs="+", help="brackets without words; a childless slot holds text")
+
     bench = commands.add_parser("bench", help="longer experiments: the low-resource protocol")
     protocols = bench.add_subparsers(title="experiments", metavar="EXPERIMENT", required=True)
     low = _command(protocols, "low-resource", _low_resource,
@@ -228,6 +241,41 @@ def _export(options: Any) -> None:
         }
     out = export(options.checkpoint, options.out, options.precision, metrics)
     print(f"{out} ({size(out) / 1e6:.1f} MB)")
+
+
+def _bank_list(options: Any) -> None:
+    from assistants import banks
+    from assistants.bundle import Bundle
+
+    bank = banks.read(Bundle(options.bundle)).bank
+    for scenario in bank:
+        print(f"{bank.count(scenario)}\t{scenario}")
+
+
+def _bank_add(options: Any) -> None:
+    from assistants import banks, runtime
+    from retrieval.scenario import Scenario
+
+    parser = runtime.load(options.bundle)
+
+    def edit(table: Any) -> Any:
+        assert isinstance(parser, runtime.RAFBundleParser)
+        parser.add([Scenario.parse(text) for text in options.scenarios])
+        return parser.table
+
+    banks.change(options.bundle, edit)
+
+
+def _bank_remove(options: Any) -> None:
+    from assistants import banks
+    from retrieval.scenario import Scenario
+
+    def edit(table: Any) -> Any:
+        for text in options.scenarios:
+            table = table.removed(Scenario.parse(text))
+        return table
+
+    banks.change(options.bundle, edit)
 
 
 def _low_resource(options: Any) -> None:

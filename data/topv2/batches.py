@@ -27,6 +27,7 @@ class Batch(NamedTuple):
         lengths: ``[B]`` lengths of the targets, ascending.
         targets: consecutive groups of the rows, ``[G, T]`` each, :data:`PAD_TARGET` after the end.
         target_masks: for each group ``[G, T]``, True at tokens, None where nothing is padded.
+        scenarios: ``[B]`` place of each row's scenario in the bank, None where none was given.
     """
 
     pieces: Tensor
@@ -34,6 +35,7 @@ class Batch(NamedTuple):
     lengths: Tensor
     targets: list[Tensor]
     target_masks: list[Tensor | None]
+    scenarios: Tensor | None = None
 
 
 class EncodedCorpus:
@@ -45,6 +47,7 @@ class EncodedCorpus:
         pad_id: piece id that pads.
         variants: how many variants each row of the corpus has. They follow the rows themselves, those of one row
             together; None for none.
+        scenarios: place in the scenario bank of each row and each variant; None where nobody asks.
     """
 
     def __init__(
@@ -53,12 +56,14 @@ class EncodedCorpus:
         targets: Sequence[Sequence[int]],
         pad_id: int,
         variants: Sequence[int] | None = None,
+        scenarios: Sequence[int] | None = None,
     ) -> None:
         self.source, self.source_ends = _flatten(sources)
         self.target, self.target_ends = _flatten(targets)
         self.source_lengths = np.diff(self.source_ends, prepend=0)
         self.target_lengths = np.diff(self.target_ends, prepend=0)
         self.pad_id = pad_id
+        self.scenarios = None if scenarios is None else np.array(scenarios, dtype=np.int64)
         self.variants = np.array(variants if variants is not None else [0] * len(sources), dtype=np.int64)
 
     def __len__(self) -> int:
@@ -80,7 +85,12 @@ class EncodedCorpus:
         parts = groups(lengths)
         targets = [_gather(self.target, self.target_ends, self.target_lengths, rows[p], PAD_TARGET) for p in parts]
         return Batch(
-            pieces, mask, torch.from_numpy(lengths), [ids for ids, _ in targets], [where for _, where in targets]
+            pieces,
+            mask,
+            torch.from_numpy(lengths),
+            [ids for ids, _ in targets],
+            [where for _, where in targets],
+            None if self.scenarios is None else torch.from_numpy(self.scenarios[rows]),
         )
 
 

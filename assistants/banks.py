@@ -1,0 +1,94 @@
+"""The scenario bank of a bundle: read, written, and changed without training. Needs no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load, save
+
+from assistants.bundle import MANIFEST, Bundle
+from data.topv2.errors import BundleError
+from data.topv2.files import whole_folder, write_bytes, write_json
+from parsers.raf.parser import ScenarioTable
+from retrieval.bank import ScenarioBank
+from retrieval.index import ScenarioIndex
+
+#: Files of a bundle that hold the bank.
+SCENARIOS, INDEX, LEAVES = "scenarios.json", "scenarios.faiss", "leaves.safetensors"
+
+
+def read(bundle: Bundle) -> ScenarioTable:
+    """The bank as the bundle's encoder read it.
+
+    Raises:
+        BundleError: the bundle has no bank, a file is damaged, or the index was made for another bank.
+    """
+    made = bundle.manifest.get("scenarios")
+    if made is None:
+        raise BundleError(
+            "E328",
+            f"a bundle of kind {bundle.manifest.get('parser')!r} has no scenario bank.",
+            where=str(bundle.path),
+            remedy="Export a raf checkpoint.",
+        )
+    bank = ScenarioBank.from_dict(json.loads(bundle.read(SCENARIOS)), str(bundle.path))
+    index = ScenarioIndex.from_bytes(bundle.read(INDEX), made, bank.digest, str(bundle.path))
+    return ScenarioTable(bank, index, made["scale"], load(bundle.read(LEAVES))["leaves"])
+
+
+def write(table: ScenarioTable, gloss: str, folder: Path) -> dict[str, Any]:
+    """Writes the files of a bank.
+
+    Args:
+        table: the bank as an encoder read it.
+        gloss: how its scenarios were put into words.
+        folder: of the bundle.
+
+    Returns:
+        What the manifest says of it.
+    """
+    table.bank.save(folder / SCENARIOS)
+    write_bytes(folder / INDEX, table.index.to_bytes())
+    # Half precision is finer than the int8 graphs that read these states.
+    write_bytes(folder / LEAVES, save({"leaves": table.leaves.astype(np.float16)}))
+    index = table.index
+    return {
+        "gloss": gloss,
+        "scale": table.scale,
+        "encoder": index.encoder,
+        "bank": index.bank,
+        "index": vars(index.config),
+    }
+
+
+def change(path: Path | str, edit: Callable[[ScenarioTable], ScenarioTable]) -> None:
+    """Changes the bank of a bundle folder, whole or not at all.
+
+    Args:
+        path: the folder.
+        edit: the present table to the new one.
+
+    Raises:
+        BundleError: see :func:`read`; or the bundle is a zip.
+        MachineError: the disk is full; the bundle is left as it was.
+    """
+    path = Path(path)
+    if path.is_file():
+        raise BundleError("E329", "a zip is not changed in place.", where=str(path), remedy="Unpack it into a folder.")
+    bundle = Bundle(path)
+    table = edit(read(bundle))
+    with whole_folder(path) as staging:
+        manifest = dict(bundle.manifest)
+        for name in manifest["files"]:
+            if name not in (SCENARIOS, INDEX, LEAVES):
+                write_bytes(staging / name, bundle.read(name))
+        manifest["scenarios"] = write(table, manifest["scenarios"]["gloss"], staging)
+        manifest["files"] = {
+            file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(staging.iterdir())
+        }
+        write_json(staging / MANIFEST, manifest)

@@ -1,0 +1,238 @@
+"""Training of RAF: retrieval, filling and composition together, the bank read anew as training goes on."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from data.topv2.batches import Batch
+from data.topv2.errors import UsageError
+from data.topv2.tokenization import PieceTokenizer
+from lightning_modules.datamodule import Assets
+from lightning_modules.nar import NARModule, NAROptimizationConfig
+from lightning_modules.pretrained import PretrainedModule
+from parsers.raf.model import RAF, RAFConfig
+from parsers.raf.parser import RAFDecodingConfig, RAFParser, ScenarioTable
+from parsers.raf.torch_backend import RAFTorchBackend
+from retrieval.glosses import Glosses
+from retrieval.index import IndexConfig, ScenarioIndex
+from retrieval.scoring import retrieval_nll
+
+#: Scenarios that are read together.
+CHUNK = 512
+NEGATIVES = ("bank", "mined")
+
+
+@dataclass
+class RAFOptimizationConfig(NAROptimizationConfig):
+    """What is particular to retrieving and filling.
+
+    Attributes:
+        retrieval_loss: weight of the retrieval loss.
+        fill_loss: weight of the filling loss.
+        warmup_share: share of the training in which the retrieval loss counts alone (the paper's warm-up).
+        negatives: ``bank`` (ours) tells the gold scenario from all of the bank, by vectors that are renewed every
+            ``refresh`` steps; ``mined`` (the paper's way) from those of the batch and from ``hard_negatives`` that the
+            index ranks highest for each utterance.
+        hard_negatives: scenarios mined for each utterance.
+        refresh: steps after which the bank is read anew.
+    """
+
+    retrieval_loss: float = 1.0
+    fill_loss: float = 1.0
+    warmup_share: float = 0.0
+    negatives: str = "bank"
+    hard_negatives: int = 1
+    refresh: int = 500
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.negatives not in NEGATIVES:
+            raise ValueError(f"negatives {self.negatives!r}: one of {', '.join(NEGATIVES)}")
+
+
+class RAFModule(PretrainedModule, NARModule):
+    """RAF (Shrivastava et al. 2022) under Lightning.
+
+    Args:
+        model: sizes, and the pretrained encoder.
+        decoding: how candidates are found and weighed.
+        optimization: how the parameters are fitted.
+        index: how scenarios are searched.
+    """
+
+    kind = "raf"
+    config_class = RAFConfig
+    decoding_class = RAFDecodingConfig
+    optimization_class = RAFOptimizationConfig
+    model: RAF | None
+    optimization: RAFOptimizationConfig
+
+    def __init__(
+        self,
+        model: RAFConfig = RAFConfig(),  # noqa: B008 (LightningCLI shows the defaults)
+        decoding: RAFDecodingConfig = RAFDecodingConfig(),  # noqa: B008
+        optimization: RAFOptimizationConfig = RAFOptimizationConfig(),  # noqa: B008
+    ) -> None:
+        super().__init__(model, decoding, optimization)
+        self.glosses: Glosses | None = None
+        #: Vectors of the bank as they were at the last refresh ``[N, D]``.
+        self.keys: Tensor | None = None
+        self._table: ScenarioTable | None = None
+
+    def make_model(self, tokenizer: PieceTokenizer, ontology: int) -> RAF:
+        """See :meth:`ParserModule.make_model` and :meth:`PretrainedModule.make_transformer`."""
+        transformer = self.make_transformer(tokenizer)
+        return RAF(self.config, transformer, tokenizer.prefix, tokenizer.suffix, ontology)
+
+    def build(self, assets: Assets) -> None:
+        """Builds the model, and cuts the glosses of the bank.
+
+        Raises:
+            UsageError: there is no bank.
+        """
+        if assets.bank is None:
+            raise UsageError("E441", "RAF needs a scenario bank.", remedy="Set data.bank to true.")
+        super().build(assets)
+        self.glosses = Glosses(assets.bank, assets.tokenizer, self.config.gloss)
+
+    def parser(self) -> RAFParser:
+        """See :meth:`ParserModule.parser`; the bank is read once for the present parameters."""
+        assert self.model is not None and self.assets is not None
+        if self._table is None:
+            self._table = self.read_bank()
+        assets = self.assets
+        return RAFParser(RAFTorchBackend(self.model), assets.tokenizer, assets.ontology, self._table, self.decoding)
+
+    @torch.inference_mode()
+    def read_bank(self) -> ScenarioTable:
+        """Vectors and leaf states of all scenarios under the present parameters, with a progress bar."""
+        assert self.model is not None and self.glosses is not None and self.assets is not None
+        training = self.model.training
+        self.model.eval()
+        device = next(self.model.parameters()).device
+        keys, leaves = [], []
+        try:
+            starts = range(0, len(self.glosses), CHUNK)
+            for start in track(starts, "reading the bank", transient=True, disable=len(starts) < 4):
+                places = np.arange(start, min(start + CHUNK, len(self.glosses)))
+                pieces, mask, at, leaf_mask = (torch.from_numpy(a).to(device) for a in self.glosses.batch(places))
+                vectors, states = self.model.describe(pieces, mask, at)
+                keys.append(vectors.float().cpu())
+                leaves.append(states[leaf_mask].float().cpu())
+        finally:
+            self.model.train(training)
+        bank = self.assets.bank
+        assert bank is not None
+        digest = hashlib.sha256()
+        for name, parameter in self.model.named_parameters():
+            if name.startswith(("encoder.", "key_head.")):
+                digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
+        index = ScenarioIndex.build(torch.cat(keys).numpy(), digest.hexdigest(), bank.digest, IndexConfig())
+        return ScenarioTable(bank, index, float(self.model.scale), torch.cat(leaves).numpy())
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Losses of composition, retrieval and filling, each a scalar."""
+        assert self.model is not None and self.glosses is not None and batch.scenarios is not None
+        o, model = self.optimization, self.model
+        memory, lengths = model.encode(batch.pieces, batch.mask)
+        queries = model.query(memory, batch.mask)
+        golds, rows = torch.unique(torch.cat([batch.scenarios, *self._mined(queries, batch)]), return_inverse=True)
+        gold = rows[: len(batch.scenarios)]
+        pieces, mask, at, leaf_mask = (
+            torch.from_numpy(array).to(memory.device) for array in self.glosses.batch(golds.cpu().numpy())
+        )
+        keys, leaves = model.describe(pieces, mask, at)
+        places = golds
+        if o.negatives == "bank":
+            stale = self._keys().to(keys)
+            others = torch.ones(len(stale), dtype=torch.bool, device=golds.device)
+            others[golds] = False
+            places = torch.cat((golds, others.nonzero()[:, 0]))
+            keys = torch.cat((keys, stale[others]))
+        retrieval = retrieval_nll(queries, keys, gold, places, model.scale, o.label_smoothing).mean()
+        if self._warming_up():
+            return {"loss": retrieval, "retrieval": retrieval}
+        spans = model.fill(memory, batch.mask, leaves[gold], leaf_mask[gold])
+        fill = fill_nll(spans, endpoints(batch, model.ontology_size, spans.shape[1]), leaf_mask[gold])
+        composed = self.frame_losses(batch, memory, lengths)
+        loss = composed.pop("loss") + o.retrieval_loss * retrieval + o.fill_loss * fill
+        return {"loss": loss, "retrieval": retrieval, "fill": fill, **composed}
+
+    def _mined(self, queries: Tensor, batch: Batch) -> list[Tensor]:
+        """Places of the scenarios, other than their own, that the rows are nearest to."""
+        o = self.optimization
+        if o.negatives != "mined" or not o.hard_negatives:
+            return []
+        assert batch.scenarios is not None
+        near = (queries.detach() @ self._keys().to(queries).T).topk(o.hard_negatives + 1).indices
+        return [near[near != batch.scenarios[:, None]]]
+
+    def _keys(self) -> Tensor:
+        if self.keys is None:
+            table = self.read_bank()
+            self.keys = torch.from_numpy(table.index.index.reconstruct_n(0, len(table.index)))
+        return self.keys
+
+    def _warming_up(self) -> bool:
+        share = self.optimization.warmup_share
+        if not share or self._trainer is None:
+            return False
+        return self.global_step < share * int(self.trainer.estimated_stepping_batches)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Has the bank read anew every ``refresh`` steps."""
+        super().on_train_batch_start(batch, batch_idx)
+        self._table = None
+        if self.global_step % self.optimization.refresh == 0:
+            self.keys = None
+
+    def on_validation_start(self) -> None:
+        """The parameters are others than at the last validation, those of the moving average perhaps."""
+        self._table = None
+
+    def on_validation_end(self) -> None:
+        """See :meth:`on_validation_start`."""
+        self._table = None
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the vectors in use, so that a resumed training goes on with them."""
+        super().on_save_checkpoint(checkpoint)
+        if self.keys is not None:
+            checkpoint["keys"] = self.keys
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes them up again."""
+        super().on_load_checkpoint(checkpoint)
+        self.keys = checkpoint.get("keys")
+
+
+def endpoints(batch: Batch, ontology: int, leaves: int) -> Tensor:
+    """First and last piece ``[B, leaves, 2]`` of every leaf of the rows' targets in the span form, 0 after the last."""
+    longest = max(targets.shape[1] for targets in batch.targets)
+    targets = torch.cat([torch.nn.functional.pad(t, (0, longest - t.shape[1]), value=-1) for t in batch.targets])
+    pointers = targets >= ontology
+    found = targets.new_zeros((len(targets), 2 * leaves))
+    rows, _ = pointers.nonzero(as_tuple=True)
+    found[rows, (pointers.cumsum(dim=1) - 1)[pointers]] = targets[pointers] - ontology
+    return found.view(len(targets), leaves, 2)
+
+
+def fill_nll(scores: Tensor, spans: Tensor, mask: Tensor) -> Tensor:
+    """Mean negative log-likelihood of the gold spans, a scalar.
+
+    Args:
+        scores: log-probabilities ``[B, L, S, S]``.
+        spans: first and last pieces ``[B, L, 2]``.
+        mask: ``[B, L]``, True at leaves.
+    """
+    size = scores.shape[3]
+    gold = spans[..., 0] * size + spans[..., 1]
+    found = scores.flatten(2).gather(2, gold[..., None])[..., 0]
+    return -(found * mask).sum() / mask.sum().clamp(min=1)

@@ -1,0 +1,180 @@
+"""RAF over one encoder: vectors of utterances and scenarios, spans of a scenario's leaves, and frames without a bank.
+
+Shrivastava, Desai, Gupta, Elkahky, Livshits, Zotov, Aly 2022, arXiv 2202.00901. In the paper the filling module reads
+utterance and scenario together, once for every candidate. Here the scenario is read once and for all: the states of
+its leaves are kept in a table, and what depends on the utterance is a light decoder. The span pointer that composes
+frames outside of the bank shares the encoder.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from transformers import PreTrainedModel
+
+from parsers.encoders import TransformerBlock
+from parsers.layout import Layout
+from parsers.span_pointer.model import SpanPointer, SpanPointerConfig
+from retrieval.scenario import STYLES
+from retrieval.scoring import POOLINGS, pool
+
+SPANS = ("joint", "endpoints")
+#: How names of parameters begin that a span pointer does not have.
+_OWN = ("query_head.", "key_head.", "sharpness", "leaf_head.", "leaf_entry.", "fill_blocks.", "spans.")
+
+
+@dataclass
+class RAFConfig(SpanPointerConfig):
+    """Sizes of what RAF adds to a span pointer.
+
+    Attributes:
+        gloss: how scenarios are put into words, a name in :data:`retrieval.scenario.STYLES`.
+        pooling: of states to a vector, ``mean`` or ``first``.
+        retrieval_width: width of the vectors that are compared.
+        leaf_width: width of a leaf's state in the table.
+        fill_layers: blocks of the filling decoder.
+        spans: ``joint`` scores first and last piece of a leaf together (ours), ``endpoints`` each by itself (the
+            paper's span pointers).
+    """
+
+    gloss: str = "intrinsic"
+    pooling: str = "mean"
+    retrieval_width: int = 128
+    leaf_width: int = 128
+    fill_layers: int = 1
+    spans: str = "joint"
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("gloss", self.gloss, STYLES),
+            ("pooling", self.pooling, POOLINGS),
+            ("spans", self.spans, SPANS),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} {value!r}: one of {', '.join(known)}")
+
+
+class SpanHead(nn.Module):
+    """Log-probabilities of spans for each leaf.
+
+    Args:
+        width: channels of leaf and utterance states.
+        joint: whether first and last piece are scored together, as a bilinear form beside the two endpoints.
+        rank: width of that form.
+    """
+
+    def __init__(self, width: int, joint: bool, rank: int = 64) -> None:
+        super().__init__()
+        self.queries = nn.Linear(width, 2 * width)
+        self.keys = nn.Linear(width, 2 * width)
+        self.pair_query = nn.Linear(width, rank) if joint else None
+        self.pair_keys = nn.Linear(width, 2 * rank) if joint else None
+
+    def forward(self, leaves: Tensor, memory: Tensor, mask: Tensor | None) -> Tensor:
+        """``[B, L, W]`` leaves over ``[B, S, W]`` utterance states (mask ``[B, S]``) to ``[B, L, S, S]``."""
+        scale = memory.shape[2] ** -0.5
+        firsts, lasts = (
+            (torch.matmul(query, key.transpose(1, 2)) * scale).float()
+            for query, key in zip(self.queries(leaves).chunk(2, -1), self.keys(memory).chunk(2, -1), strict=True)
+        )
+        if mask is not None:
+            firsts, lasts = (logits.masked_fill(~mask[:, None, :], -1e4) for logits in (firsts, lasts))
+        if self.pair_query is None or self.pair_keys is None:
+            return F.log_softmax(firsts, dim=-1)[..., :, None] + F.log_softmax(lasts, dim=-1)[..., None, :]
+        query = self.pair_query(leaves)
+        first, last = self.pair_keys(memory).chunk(2, -1)
+        asked = (query[:, :, None, :] * first[:, None, :, :]).flatten(1, 2)
+        together = torch.matmul(asked, last.transpose(1, 2)).float() * query.shape[2] ** -0.5
+        logits = firsts[..., :, None] + lasts[..., None, :] + together.unflatten(1, firsts.shape[1:])
+        ordered = torch.ones(logits.shape[2:], dtype=torch.bool, device=logits.device).triu()
+        logits = logits.masked_fill(~ordered, -1e4)
+        return F.log_softmax(logits.flatten(2), dim=-1).view_as(logits)
+
+
+class RAF(SpanPointer):
+    """Retrieval and filling beside a span pointer, on its encoder.
+
+    Args:
+        config: sizes.
+        transformer: the encoder.
+        prefix: special ids before an utterance.
+        suffix: special ids after it.
+        ontology: ontology tokens.
+    """
+
+    def __init__(
+        self,
+        config: RAFConfig,
+        transformer: PreTrainedModel,
+        prefix: Sequence[int],
+        suffix: Sequence[int],
+        ontology: int,
+    ) -> None:
+        super().__init__(config, transformer, prefix, suffix, ontology)
+        c = config
+        self.pooling = c.pooling
+        self.query_head = nn.Linear(c.width, c.retrieval_width)
+        self.key_head = nn.Linear(c.width, c.retrieval_width)
+        self.sharpness = nn.Parameter(torch.tensor(math.log(20.0)))
+        self.leaf_head = nn.Linear(c.width, c.leaf_width)
+        self.leaf_entry = nn.Linear(c.leaf_width, c.width)
+        self.fill_blocks = nn.ModuleList(
+            TransformerBlock(c.width, c.decoder_heads, c.decoder_heads, c.decoder_feed_forward, c.dropout)
+            for _ in range(c.fill_layers)
+        )
+        self.spans = SpanHead(c.width, c.spans == "joint")
+
+    def load_narrower(self, parameters: Mapping[str, Tensor], old: Sequence[str], new: Sequence[str]) -> None:
+        """See :meth:`parsers.pointer_network.PointerNetwork.load_narrower`; those of a span pointer will do as well."""
+        own = {name: value for name, value in self.state_dict().items() if name.startswith(_OWN)}
+        super().load_narrower({**own, **parameters}, old, new)
+
+    @property
+    def scale(self) -> Tensor:
+        """Factor of inner products, a scalar."""
+        return self.sharpness.exp()
+
+    def query(self, memory: Tensor, mask: Tensor | None) -> Tensor:
+        """Utterance states ``[B, S, width]`` to unit vectors ``[B, retrieval_width]``."""
+        return F.normalize(self.query_head(pool(memory, mask, self.pooling)).float(), dim=-1)
+
+    def describe(self, pieces: Tensor, mask: Tensor, leaves: Tensor) -> tuple[Tensor, Tensor]:
+        """Scenarios by their glosses.
+
+        Args:
+            pieces: ids ``[N, G]``.
+            mask: ``[N, G]``, True at pieces.
+            leaves: ``[N, L]`` piece that each leaf stands at.
+
+        Returns:
+            Unit vectors ``[N, retrieval_width]`` and leaf states ``[N, L, leaf_width]``.
+        """
+        return self.described(self.encoder(pieces, mask), mask, leaves)
+
+    def described(self, states: Tensor, mask: Tensor, leaves: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`describe`, for glosses that the encoder has read: its states ``[N, G, width]``."""
+        keys = F.normalize(self.key_head(pool(states, mask, self.pooling)).float(), dim=-1)
+        return keys, self.leaf_head(states.gather(1, leaves[:, :, None].expand(-1, -1, states.shape[2])))
+
+    def fill(self, memory: Tensor, mask: Tensor | None, leaves: Tensor, leaf_mask: Tensor | None) -> Tensor:
+        """Scores the spans of each leaf.
+
+        Args:
+            memory: utterance states ``[B, S, width]``.
+            mask: ``[B, S]``, True at pieces, or None.
+            leaves: leaf states ``[B, L, leaf_width]`` of one scenario for each row.
+            leaf_mask: ``[B, L]``, True at leaves, or None.
+
+        Returns:
+            Log-probabilities of first and last piece ``[B, L, S, S]``.
+        """
+        x = self.leaf_entry(leaves.to(memory.dtype))
+        layout, memory_layout = Layout.single(x, leaf_mask), Layout.single(memory, mask)
+        for block in self.fill_blocks:
+            x = block(x, layout, memory, memory_layout)
+        return self.spans(x, memory, mask)

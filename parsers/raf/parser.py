@@ -1,0 +1,325 @@
+"""Parsing by retrieving and filling, with a way out of the bank.
+
+Every utterance gets candidates of two origins: scenarios of the bank, filled; and frames that the span pointer
+composes. Each candidate is judged by the retrieval, the filling and the composing module alike, so that a frame that
+all of them find likely wins over one that only its own module does. The weights of the three, and what a frame outside
+of the bank gets in place of a retrieval score, are calibrated on eval rows (:mod:`parsers.raf.calibration`).
+
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from data.topv2.errors import FrameError
+from data.topv2.frame import Frame
+from data.topv2.linearization import CLOSE, TEXT, Token
+from data.topv2.ontology import Ontology
+from data.topv2.tokenization import PieceTokenizer, Source
+from parsers.interface import Hypothesis
+from parsers.nar import Backend, DecodingConfig, Encoded, NonAutoregressiveParser
+from parsers.raf.filling import NEVER, best_spans
+from retrieval.bank import ScenarioBank
+from retrieval.index import ScenarioIndex
+from retrieval.scenario import Scenario
+
+
+@dataclass
+class RAFDecodingConfig(DecodingConfig):
+    """How candidates are found and weighed.
+
+    Attributes:
+        scenarios: scenarios retrieved and filled for each utterance.
+        compositions: frames that the span pointer adds; 0 never leaves the bank, which is the paper's way.
+        retrieval_weight: of a scenario's log-probability among those of the bank.
+        fill_weight: of the log-probability of its spans.
+        compose_weight: of the span pointer's log-probability of the same frame; 0 leaves it out.
+        leave_score: what a composed frame outside of the bank gets in place of the first two.
+    """
+
+    scenarios: int = 8
+    compositions: int = 2
+    retrieval_weight: float = 1.0
+    fill_weight: float = 1.0
+    compose_weight: float = 1.0
+    leave_score: float = -4.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.scenarios < 1 or self.compositions < 0:
+            raise ValueError(
+                f"scenarios {self.scenarios} must be at least 1, compositions {self.compositions} at least 0"
+            )
+        if self.compositions and not self.compose_weight:
+            raise ValueError("compositions are judged by the span pointer: give compose_weight, or compositions: 0")
+
+
+class RAFBackend(Backend, Protocol):
+    """A model's parts, on numpy arrays."""
+
+    def query(self, memory: Any, mask: np.ndarray) -> np.ndarray:
+        """Encoder states and mask ``[B, S]`` to vectors ``[B, D]``."""
+        ...
+
+    def fill(
+        self, memory: Any, rows: np.ndarray, mask: np.ndarray, leaves: np.ndarray, leaf_mask: np.ndarray
+    ) -> np.ndarray:
+        """Scores spans ``[N, L, S, S]`` of leaf states ``[N, L, W]`` over the utterances ``rows [N]`` of the batch."""
+        ...
+
+
+class ScenarioTable:
+    """What an encoder has made of a bank.
+
+    Args:
+        bank: the scenarios.
+        index: their vectors.
+        scale: factor of inner products.
+        leaves: states of all leaves of all scenarios, in the order of the bank, ``[leaves, W]``.
+    """
+
+    def __init__(self, bank: ScenarioBank, index: ScenarioIndex, scale: float, leaves: np.ndarray) -> None:
+        self.bank, self.index, self.scale, self.leaves = bank, index, scale, leaves
+        self.counts = np.array([scenario.leaves for scenario in bank], dtype=np.int64)
+        self._ends = self.counts.cumsum()
+
+    def added(self, new: ScenarioBank, vectors: np.ndarray, leaves: np.ndarray) -> ScenarioTable:
+        """This table and further scenarios.
+
+        Args:
+            new: scenarios that the bank does not have.
+            vectors: ``[N, D]``, of the encoder that made the others.
+            leaves: states of their leaves ``[leaves, W]``.
+        """
+        bank = self.bank.added(new)
+        index = self.index.added(vectors, bank.digest)
+        return ScenarioTable(bank, index, self.scale, np.concatenate((self.leaves, leaves.astype(self.leaves.dtype))))
+
+    def removed(self, scenario: Scenario) -> ScenarioTable:
+        """This table without a scenario.
+
+        Raises:
+            UsageError: the bank does not have it, or the index can't forget it.
+        """
+        bank, place = self.bank.removed(scenario), self.bank.id(scenario)
+        assert place is not None
+        end = int(self._ends[place])
+        leaves = np.delete(self.leaves, np.arange(end - scenario.leaves, end), axis=0)
+        return ScenarioTable(bank, self.index.removed(place, bank.digest), self.scale, leaves)
+
+    def of(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Leaf states ``[N, L, W]`` and mask ``[N, L]`` of the scenarios at these places, ``L`` at least 1."""
+        counts = self.counts[places]
+        steps = np.arange(max(1, int(counts.max())))
+        mask = steps[None, :] < counts[:, None]
+        rows = (self._ends[places] - counts)[:, None] + steps[None, :]
+        states = self.leaves[np.minimum(rows, max(0, len(self.leaves) - 1))].astype(np.float32)
+        return states, mask
+
+
+@dataclass
+class Candidate:
+    """One frame and what speaks for it; log-probabilities are None where a module can't tell.
+
+    Attributes:
+        tokens: the frame in the span form.
+        origin: ``bank`` or ``composed``.
+        scenario: its scenario.
+        retrieval: of the scenario among those of the bank.
+        fill: of the spans in the scenario.
+        composed: of the frame under the span pointer.
+        score: the weighted sum.
+    """
+
+    tokens: list[Token]
+    origin: str
+    scenario: Scenario
+    retrieval: float | None = None
+    fill: float | None = None
+    composed: float | None = None
+    score: float = NEVER
+
+
+class RAFParser(NonAutoregressiveParser):
+    """Implements :class:`parsers.interface.Parser` by retrieval, filling and composition.
+
+    Args:
+        backend: the model.
+        tokenizer: cuts utterances.
+        ontology: labels and nesting of what can be composed; scenarios of the bank may have others.
+        table: the bank as the model's encoder reads it.
+        config: how to decode.
+    """
+
+    backend: RAFBackend
+    config: RAFDecodingConfig
+
+    def __init__(
+        self,
+        backend: RAFBackend,
+        tokenizer: PieceTokenizer,
+        ontology: Ontology,
+        table: ScenarioTable,
+        config: RAFDecodingConfig,
+    ) -> None:
+        super().__init__(backend, tokenizer, ontology, "span", config)
+        self._composable = ontology
+        self.use(table)
+
+    def use(self, table: ScenarioTable) -> None:
+        """Retrieves from this table from now on; its scenarios may have labels that cannot be composed."""
+        self.table = table
+        added = [Frame.parse(str(scenario)) for scenario in table.bank if not table.bank.count(scenario)]
+        self.ontology = self._composable.merged(Ontology.from_frames(added)) if added else self._composable
+
+    def _parse(self, sources: list[Source], n_best: int) -> Iterator[list[Hypothesis]]:
+        for source, candidates in zip(sources, self.candidates(sources), strict=True):
+            for candidate in candidates:
+                candidate.score = weigh(candidate, self.config)
+            candidates.sort(key=lambda candidate: -candidate.score)
+            trace = {"pieces": source.pieces, "candidates": [_told(candidate) for candidate in candidates]}
+            yield [
+                Hypothesis(self.form.decode(candidate.tokens, source), candidate.score, trace)
+                for candidate in candidates[:n_best]
+            ]
+
+    def candidates(self, sources: list[Source]) -> list[list[Candidate]]:
+        """The candidates of each utterance, at least one, not weighed yet."""
+        encoded = self._encode(sources)
+        composed = self._composed(encoded)
+        scores, places = self.table.index.search(
+            self.backend.query(encoded.memory, encoded.mask), self.config.scenarios
+        )
+        found = scores * self.table.scale
+        log_probs = found - np.log(np.exp(found - found[:, :1]).sum(axis=1, keepdims=True)) - found[:, :1]
+        chosen: list[dict[int, float]] = [
+            {place: value for place, value in zip(*row, strict=True) if place >= 0}
+            for row in zip(places.tolist(), log_probs.tolist(), strict=True)
+        ]
+        for row, frames in enumerate(composed):
+            for candidate in frames:
+                place = self.table.bank.id(candidate.scenario)
+                if place is not None:
+                    # Less likely than all that were retrieved; how much less, the index does not tell.
+                    chosen[row].setdefault(place, min(chosen[row].values(), default=0.0))
+        filled = self._filled(encoded, chosen, composed)
+        self._judge(encoded, filled)
+        return filled
+
+    def _composed(self, encoded: Encoded) -> list[list[Candidate]]:
+        """Frames of the span pointer, best first."""
+        if not self.config.compositions:
+            return [[] for _ in encoded.sources]
+        # One more than asked for keeps the search from stopping at the first length.
+        decoded = self._search(encoded, *self._lengths(encoded), max(2, self.config.compositions))
+        return [
+            [
+                Candidate(tokens, "composed", template(tokens), composed=d.score)
+                for d in row[: self.config.compositions]
+                for tokens in [self.ids.decode(d.ids)]
+            ]
+            for row in decoded
+        ]
+
+    def _filled(
+        self, encoded: Encoded, chosen: list[dict[int, float]], composed: list[list[Candidate]]
+    ) -> list[list[Candidate]]:
+        """All candidates with the scores of retrieval and filling."""
+        rows = np.repeat(np.arange(len(chosen)), [len(row) for row in chosen])
+        places = np.array([place for row in chosen for place in row], dtype=np.int64)
+        states, leaf_mask = self.table.of(places)
+        scores = self.backend.fill(encoded.memory, rows, encoded.mask, states, leaf_mask)
+        firsts = np.zeros(encoded.mask.shape, dtype=bool)
+        lasts = np.zeros(encoded.mask.shape, dtype=bool)
+        for row, source in enumerate(encoded.sources):
+            edges = source.edges
+            firsts[row, list(edges.firsts)] = lasts[row, list(edges.lasts)] = True
+        spans, totals = best_spans(scores, self.table.counts[places], firsts[rows], lasts[rows])
+        filled: list[list[Candidate]] = [[] for _ in chosen]
+        at = {(row, place): k for k, (row, place) in enumerate(zip(rows.tolist(), places.tolist(), strict=True))}
+        for (row, place), k in at.items():
+            scenario = self.table.bank[place]
+            if totals[k] > NEVER / 2:
+                tokens = scenario.fill([tuple(span) for span in spans[k, : scenario.leaves].tolist()])
+                filled[row].append(Candidate(tokens, "bank", scenario, chosen[row][place], float(totals[k])))
+        for row, frames in enumerate(composed):
+            if not filled[row] and not frames:
+                # Too few words for every scenario: the likeliest one's intent by itself.
+                likeliest = self.table.bank[max(chosen[row], key=chosen[row].__getitem__)]
+                bare = Scenario((likeliest.tokens[0], CLOSE))
+                filled[row].append(Candidate(list(bare.tokens), "bank", bare, min(chosen[row].values()), 0.0))
+            known = {tuple(candidate.tokens): candidate for candidate in filled[row]}
+            for candidate in frames:
+                twin = known.get(tuple(candidate.tokens))
+                if twin is not None:
+                    twin.composed = candidate.composed
+                    continue
+                found = self.table.bank.id(candidate.scenario)
+                if found is not None:
+                    candidate.retrieval = chosen[row][found]
+                    candidate.fill = _spans_score(scores[at[row, found]], candidate.tokens)
+                filled[row].append(candidate)
+        return filled
+
+    def _judge(self, encoded: Encoded, filled: list[list[Candidate]]) -> None:
+        """Adds the span pointer's log-probability to the frames it did not compose itself."""
+        if not self.config.compose_weight:
+            return
+        wanted: dict[tuple[int, int], list[tuple[Candidate, list[int]]]] = {}
+        longest = encoded.priors.shape[1] - 1
+        for row, candidates in enumerate(filled):
+            for candidate in candidates:
+                if candidate.composed is None and len(candidate.tokens) <= longest:
+                    try:
+                        ids = self.ids.encode(candidate.tokens)
+                    except FrameError:
+                        continue  # a scenario with labels that the span pointer was not trained on
+                    wanted.setdefault((row, len(ids)), []).append((candidate, ids))
+        if not wanted:
+            return
+        rows, lengths = (np.array(column, dtype=np.int64) for column in zip(*wanted, strict=True))
+        for (row, length), table in zip(wanted, self._tables(encoded, rows, lengths), strict=True):
+            prior = float(encoded.priors[row, length]) * self.config.length_weight
+            for candidate, ids in wanted[row, length]:
+                candidate.composed = prior + sum(table[i][token] for i, token in enumerate(ids))
+
+
+def weigh(candidate: Candidate, config: RAFDecodingConfig) -> float:
+    """The weighted sum of what speaks for a candidate."""
+    c = config
+    if candidate.retrieval is None or candidate.fill is None:
+        own = c.leave_score
+    else:
+        own = c.retrieval_weight * candidate.retrieval + c.fill_weight * candidate.fill
+    # Where the span pointer does not know the labels, retrieval and filling speak for it as well.
+    composed = candidate.composed if candidate.composed is not None else own
+    return own + c.compose_weight * composed
+
+
+def template(tokens: Sequence[Token]) -> Scenario:
+    """The scenario of a frame in the span form: every pair of pointers a star."""
+    marked = [TEXT if isinstance(token, int) else token for token in tokens]
+    pointers = 0
+    kept = []
+    for token in marked:
+        pointers = pointers + 1 if token == TEXT else 0
+        if token != TEXT or pointers % 2:
+            kept.append(token)
+    return Scenario(tuple(kept))
+
+
+def _spans_score(scores: np.ndarray, tokens: Sequence[Token]) -> float:
+    """Summed log-probability ``[L, S, S]`` of the spans that the tokens hold."""
+    pointers = [token for token in tokens if isinstance(token, int)]
+    pairs = zip(pointers[::2], pointers[1::2], strict=True)
+    return float(sum(scores[leaf, first, last] for leaf, (first, last) in enumerate(pairs)))
+
+
+def _told(candidate: Candidate) -> dict[str, Any]:
+    """A candidate as plain values."""
+    return {**vars(candidate), "scenario": candidate.scenario.text}

@@ -1,0 +1,68 @@
+"""Glosses of a bank as pieces, ready for an encoder."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import NamedTuple
+
+import numpy as np
+
+from data.topv2.tokenization import PieceTokenizer
+from retrieval.bank import ScenarioBank
+
+
+class GlossBatch(NamedTuple):
+    """Some scenarios of a bank.
+
+    Attributes:
+        pieces: ``[N, G]`` piece ids.
+        mask: ``[N, G]``, True at pieces.
+        leaves: ``[N, L]`` for each leaf the piece that it stands at, 0 after the last.
+        leaf_mask: ``[N, L]``, True at leaves; ``L`` is at least 1.
+    """
+
+    pieces: np.ndarray
+    mask: np.ndarray
+    leaves: np.ndarray
+    leaf_mask: np.ndarray
+
+
+class Glosses:
+    """The glosses of a bank, cut once.
+
+    Args:
+        bank: the scenarios.
+        tokenizer: of the encoder that will read them.
+        style: a name in :data:`retrieval.scenario.STYLES`.
+    """
+
+    def __init__(self, bank: ScenarioBank, tokenizer: PieceTokenizer, style: str) -> None:
+        glosses = [scenario.gloss(style) for scenario in bank]
+        sources = tokenizer.batch([gloss.text for gloss in glosses])
+        self.pad_id = tokenizer.pad_id
+        self._pieces = [source.ids for source in sources]
+        self._leaves = [
+            [bisect_left(source.starts, leaf) for leaf in gloss.leaves]
+            for gloss, source in zip(glosses, sources, strict=True)
+        ]
+        #: Leaves of each scenario ``[N]``.
+        self.leaf_counts = np.array([len(leaves) for leaves in self._leaves], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+    def batch(self, places: np.ndarray) -> GlossBatch:
+        """The scenarios at these places of the bank."""
+        pieces, mask = _padded([self._pieces[place] for place in places.tolist()], self.pad_id)
+        leaves, leaf_mask = _padded([self._leaves[place] for place in places.tolist()], 0)
+        return GlossBatch(pieces, mask, leaves, leaf_mask)
+
+
+def _padded(rows: list, value: int) -> tuple[np.ndarray, np.ndarray]:
+    width = max(1, *(len(row) for row in rows))
+    padded = np.full((len(rows), width), value, dtype=np.int64)
+    mask = np.zeros((len(rows), width), dtype=bool)
+    for i, row in enumerate(rows):
+        padded[i, : len(row)] = row
+        mask[i, : len(row)] = True
+    return padded, mask

@@ -1,0 +1,305 @@
+import itertools
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from assistants import banks, runtime
+from assistants.bundle import Bundle
+from assistants.export import export
+from data.topv2.batches import EncodedCorpus
+from data.topv2.errors import BundleError, MachineError, UsageError
+from data.topv2.frame import Frame
+from data.topv2.linearization import SpanForm, TargetIds
+from data.topv2.ontology import Ontology
+from data.topv2.reader import read_split
+from data.topv2.tokenization import PieceTokenizer
+from lightning_modules.checkpoints import load_module
+from lightning_modules.datamodule import Assets
+from lightning_modules.raf import RAFModule, RAFOptimizationConfig, endpoints, fill_nll
+from parsers.raf.calibration import calibrate
+from parsers.raf.filling import NEVER, best_spans
+from parsers.raf.model import RAFConfig, SpanHead
+from parsers.raf.parser import Candidate, RAFDecodingConfig, RAFParser, template, weigh
+from retrieval.bank import ScenarioBank
+from retrieval.glosses import Glosses
+from retrieval.scenario import Scenario
+from scripts.cli import main
+from tests.encoders import save_encoder
+from tests.training import fit
+
+SMALL = (
+    "--model.init_args.model.width=32",
+    "--model.init_args.model.decoder_layers=1",
+    "--model.init_args.model.decoder_heads=2",
+    "--model.init_args.model.decoder_feed_forward=32",
+    "--model.init_args.model.length_hidden=32",
+    "--model.init_args.model.retrieval_width=16",
+    "--model.init_args.model.leaf_width=16",
+    "--model.init_args.optimization.encoder_lr=1e-3",
+    "--model.init_args.optimization.lr=1e-3",
+    "--data.batch_size=64",
+    "--data.variants=0",
+    "--trainer.precision=32-true",
+    "--trainer.enable_model_summary=false",
+)
+
+
+@pytest.mark.parametrize("leaves", [0, 1, 2, 3])
+def test_filling_finds_what_trying_everything_finds(leaves: int):
+    rng = np.random.default_rng(leaves)
+    size = 4
+    for _ in range(20):
+        scores = rng.normal(size=(1, 3, size, size))
+        atoms = np.sort(rng.integers(0, 3, size))
+        firsts = np.array([i == 0 or atoms[i] != atoms[i - 1] for i in range(size)])
+        lasts = np.array([i == size - 1 or atoms[i] != atoms[i + 1] for i in range(size)])
+        spans = [(i, j) for i in range(size) for j in range(i, size) if firsts[i] and lasts[j]]
+        best = max(
+            (
+                sum(scores[0, leaf, i, j] for leaf, (i, j) in enumerate(chosen))
+                for chosen in itertools.product(spans, repeat=leaves)
+                if all(one[1] < other[0] for one, other in itertools.pairwise(chosen))
+            ),
+            default=None,
+        )
+        found, total = best_spans(scores, np.array([leaves]), firsts[None], lasts[None])
+        if best is None:
+            assert total[0] <= NEVER / 2
+        else:
+            assert total[0] == pytest.approx(best)
+            filled = [tuple(span) for span in found[0, :leaves].tolist()]
+            assert all(span in spans for span in filled)
+            assert all(one[1] < other[0] for one, other in itertools.pairwise(filled))
+            assert sum(scores[0, leaf, i, j] for leaf, (i, j) in enumerate(filled)) == pytest.approx(best)
+
+
+def test_scenarios_of_one_batch_are_filled_apart():
+    rng = np.random.default_rng(0)
+    scores, leaves = rng.normal(size=(5, 3, 6, 6)), np.array([0, 3, 1, 2, 3])
+    anywhere = np.ones((5, 6), dtype=bool)
+    spans, totals = best_spans(scores, leaves, anywhere, anywhere)
+    for i in range(5):
+        alone, total = best_spans(scores[i : i + 1], leaves[i : i + 1], anywhere[:1], anywhere[:1])
+        assert total[0] == pytest.approx(totals[i])
+        assert (alone[0] == spans[i]).all()
+
+
+@pytest.mark.parametrize("joint", [True, False])
+def test_spans_are_a_distribution(joint: bool):
+    torch.manual_seed(0)
+    head = SpanHead(16, joint)
+    mask = torch.tensor([[True] * 5, [True, True, True, False, False]])
+    scores = head(torch.randn(2, 3, 16), torch.randn(2, 5, 16), mask)
+    assert scores.shape == (2, 3, 5, 5)
+    assert torch.allclose(scores.exp().sum(dim=(2, 3)), torch.ones(2, 3), atol=1e-4)
+    assert (scores[1, :, 3:].exp() < 1e-6).all() and (scores[1, :, :, 3:].exp() < 1e-6).all()
+    if joint:
+        assert (scores.exp().tril(-1) < 1e-6).all()
+
+
+def test_the_template_of_a_frame_in_the_span_form():
+    frame = Frame.parse("[IN:A [SL:B x y [IN:C [SL:D z ] ] w ] [SL:E ] ]")
+    source = PieceTokenizer.train_sentencepiece(["x y z w"], 10)(frame.utterance)
+    assert template(SpanForm().encode(frame, source)) == Scenario.from_frame(frame)
+
+
+def test_gold_spans_are_read_off_the_targets():
+    frames = [Frame.parse(text) for text in ("[IN:A a b ]", "[IN:A [SL:B a b ] [SL:B c ] ]", "[IN:A [SL:B a ] c ]")]
+    frames = [frame.decoupled() for frame in frames]
+    ids = TargetIds(Ontology.from_frames(frames))
+    tokenizer = PieceTokenizer.train_sentencepiece(["a b c"], 10)
+    sources = [tokenizer(frame.utterance) for frame in frames]
+    targets = [ids.encode(SpanForm().encode(f, s)) for f, s in zip(frames, sources, strict=True)]
+    corpus = EncodedCorpus([s.ids for s in sources], targets, 0, scenarios=[0, 1, 2])
+    batch = corpus.batch(np.array([1, 0, 2]))
+    assert batch.scenarios is not None and batch.scenarios.tolist() == [0, 2, 1]
+    found = endpoints(batch, ids.size, 2)
+    assert found.tolist() == [[[0, 0], [0, 0]], [[0, 0], [0, 0]], [[0, 1], [2, 2]]]
+    scores = torch.zeros(3, 2, 3, 3)
+    scores[2, 0, 0, 1], scores[2, 1, 2, 2], scores[1, 0, 0, 0] = -1.0, -2.0, -3.0
+    mask = torch.tensor([[False, False], [True, False], [True, True]])
+    assert fill_nll(scores, found, mask).item() == pytest.approx(2.0)
+
+
+def test_glosses_are_cut_with_their_leaves():
+    bank = ScenarioBank({Scenario.parse("[IN:A_B [SL:C ] [SL:D ] ]"): 2, Scenario.parse("[IN:A_B ]"): 1})
+    tokenizer = PieceTokenizer.train_sentencepiece(["[ intent | a b slot c d ]"] * 5, 40)
+    glosses = Glosses(bank, tokenizer, "intrinsic")
+    assert glosses.leaf_counts.tolist() == [2, 0]
+    batch = glosses.batch(np.array([1, 0]))
+    assert batch.leaf_mask.tolist() == [[False, False], [True, True]]
+    source = tokenizer(bank[0].gloss().text)
+    assert [source.pieces[place] for place in batch.leaves[1]] == ["c", "d"]
+    assert batch.mask.sum(axis=1).tolist()[1] == len(source)
+
+
+def test_weights_and_the_way_out_of_the_bank_are_learned():
+    scenario = Scenario(("IN:A", "]"))
+
+    def row(retrieval: float, inside: float, outside: float) -> list[Candidate]:
+        banked = Candidate(["IN:A", "]"], "bank", scenario, retrieval, 0.0, inside)
+        return [banked, Candidate(["IN:B", "]"], "composed", scenario, composed=outside)]
+
+    rows = [row(-0.1, -1.0, -0.9), row(-9.0, -9.0, -0.1)] * 5
+    exact = [[True, False], [False, True]] * 5
+    config, share = calibrate(rows, exact, RAFDecodingConfig())
+    assert share == 1.0
+    for candidates, right in zip(rows, exact, strict=True):
+        assert right[int(np.argmax([weigh(candidate, config) for candidate in candidates]))]
+    with pytest.raises(ValueError, match="no rows"):
+        calibrate([], [], RAFDecodingConfig())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: RAFConfig(gloss="long"),
+        lambda: RAFConfig(pooling="max"),
+        lambda: RAFConfig(spans="tree"),
+        lambda: RAFDecodingConfig(scenarios=0),
+        lambda: RAFDecodingConfig(compose_weight=0.0),
+        lambda: RAFOptimizationConfig(negatives="none"),
+    ],
+)
+def test_settings_that_make_no_sense(wrong):
+    with pytest.raises(ValueError):
+        wrong()
+
+
+@pytest.fixture(scope="module")
+def trained(corpus: Path, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("raf")
+    utterances = [example.utterance for example in read_split(corpus, "train")]
+    encoder = save_encoder(folder / "encoder", "bert", [*utterances, "[ intent | slot ]"])
+    words = [
+        f"--model.init_args.model.encoder={encoder}", f"--data.pretrained={encoder}", "--run=raf",
+        "--trainer.max_epochs=4", "--trainer.check_val_every_n_epoch=2",
+        "--model.init_args.optimization.refresh=20", *SMALL,
+    ]  # fmt: skip
+    fit(folder, corpus, repository, *words, config=repository / "configs" / "raf_minilm.yaml")
+    return folder / "runs" / "raf" / "best.ckpt"
+
+
+def test_candidates_are_ranked_and_told(trained: Path, corpus: Path):
+    module, _ = load_module(trained)
+    parser = module.parser()
+    assert isinstance(parser, RAFParser)
+    rows = read_split(corpus, "eval")
+    for row, hypotheses in zip(rows, parser.parse([row.utterance for row in rows], n_best=3), strict=True):
+        assert [h.score for h in hypotheses] == sorted((h.score for h in hypotheses), reverse=True)
+        assert all(h.frame.utterance == row.utterance for h in hypotheses)
+        assert hypotheses[0].trace["candidates"]
+
+
+@pytest.mark.parametrize("negatives", ["bank", "mined"])
+def test_retrieval_and_filling_learn(negatives: str, corpus: Path, tmp_path: Path):
+    torch.manual_seed(0)
+    rows = read_split(corpus, "train")[:48]
+    frames = [row.frame.decoupled() for row in rows]
+    encoder = save_encoder(tmp_path / "encoder", "bert", [row.utterance for row in rows] + ["[ intent | slot ]"])
+    tokenizer, ontology = PieceTokenizer.from_pretrained(str(encoder)), Ontology.from_frames(frames)
+    bank, ids = ScenarioBank.from_frames(frames), TargetIds(ontology)
+    config = RAFConfig(
+        str(encoder), width=32, decoder_heads=2, decoder_layers=1, length_hidden=16, retrieval_width=16, leaf_width=16
+    )
+    module = RAFModule(config, optimization=RAFOptimizationConfig(negatives=negatives, label_smoothing=0.0))
+    module.build(Assets(tokenizer, ontology, "span", bank))
+    assert module.model is not None
+    sources = tokenizer.batch([row.utterance for row in rows])
+    targets = [ids.encode(SpanForm().encode(f, s)) for f, s in zip(frames, sources, strict=True)]
+    places = [bank.id(Scenario.from_frame(frame)) for frame in frames]
+    batch = EncodedCorpus([s.ids for s in sources], targets, tokenizer.pad_id, scenarios=places).batch(np.arange(48))
+    optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3)
+    for step in range(150):
+        if step % 10 == 0:
+            module.keys = None
+        optimizer.zero_grad()
+        losses = module.losses(batch)
+        losses["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+    module.decoding.compositions, module.decoding.compose_weight = 0, 0.0
+    parsed = module.parser().parse([row.utterance for row in rows])
+    assert np.mean([h[0].frame == frame for h, frame in zip(parsed, frames, strict=True)]) > 0.8
+
+
+def test_without_composition_the_bank_is_never_left(trained: Path, corpus: Path):
+    module, _ = load_module(trained)
+    parser = module.parser()
+    parser.config.compositions, parser.config.compose_weight = 0, 0.0
+    for example, hypotheses in zip(
+        read_split(corpus, "eval"),
+        parser.parse([example.utterance for example in read_split(corpus, "eval")]),
+        strict=True,
+    ):
+        assert Scenario.from_frame(hypotheses[0].frame) in parser.table.bank or len(example.utterance.split()) < 4
+
+
+def test_a_bank_is_asked_for():
+    ontology = Ontology.from_frames([Frame.parse("[IN:A ]")])
+    with pytest.raises(UsageError, match=r"E441.*data\.bank"):
+        RAFModule().build(Assets(PieceTokenizer.train_sentencepiece(["a b"], 10), ontology, "span"))
+
+
+@pytest.fixture(scope="module")
+def raf_bundle(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(trained, tmp_path_factory.mktemp("bundles") / "raf")
+
+
+def test_the_bundle_parses_what_the_checkpoint_parses(raf_bundle: Path, trained: Path, corpus: Path):
+    utterances = [example.utterance for example in read_split(corpus, "eval")]
+    module, _ = load_module(trained)
+    expected, found = module.parser().parse(utterances), runtime.load(raf_bundle, "fp32").parse(utterances)
+    same = [one[0].frame == other[0].frame for one, other in zip(expected, found, strict=True)]
+    # Leaf states are kept in half precision, so that a tie may fall the other way.
+    assert np.mean(same) > 0.97
+    for hypotheses in runtime.load(raf_bundle).parse(utterances):
+        assert hypotheses[0].frame is not None
+
+
+def test_a_scenario_is_added_and_removed_without_training(raf_bundle: Path, tmp_path: Path, capsys):
+    folder = tmp_path / "bundle"
+    shutil.copytree(raf_bundle, folder)
+    new = "[IN:BREW_COFFEE [SL:COFFEE_AMOUNT ] ]"
+    assert main(["bank", "add", "--bundle", str(folder), new, new]) == 0
+    assert main(["bank", "list", "--bundle", str(folder)]) == 0
+    assert "0\t[IN:BREW_COFFEE [SL:COFFEE_AMOUNT * ] ]" in capsys.readouterr().out
+    parser = runtime.load(folder)
+    assert isinstance(parser, runtime.RAFBundleParser)
+    scenario = Scenario.parse(new)
+    parser.config.scenarios = len(parser.table.bank)
+    (candidates,) = parser.candidates(parser.tokenizer.batch(["brew two cups of coffee"]))
+    mine = next(candidate for candidate in candidates if candidate.scenario == scenario)
+    assert mine.composed is None and mine.retrieval is not None
+    frame = parser.form.decode(mine.tokens, parser.tokenizer("brew two cups of coffee"))
+    assert parser.ontology.valid(frame) and not runtime.load(raf_bundle).ontology.valid(frame)
+    assert main(["bank", "remove", "--bundle", str(folder), new]) == 0
+    assert runtime.load(folder).parse(["wake me at 6"]) == runtime.load(raf_bundle).parse(["wake me at 6"])
+    assert main(["bank", "remove", "--bundle", str(folder), new]) != 0
+    assert "E440" in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_the_bank(raf_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = tmp_path / "bundle"
+    shutil.copytree(raf_bundle, folder)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("assistants.banks.save", full)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(MachineError, match="No space left"):
+        banks.change(folder, lambda table: table)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_only_raf_has_a_bank(bundle: Path, raf_bundle: Path, tmp_path: Path):
+    with pytest.raises(BundleError, match="E328"):
+        banks.read(Bundle(bundle))
+    archive = tmp_path / "raf.zip"
+    archive.write_bytes(b"")
+    with pytest.raises(BundleError, match="E329"):
+        banks.change(archive, lambda table: table)
