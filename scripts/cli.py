@@ -78,6 +78,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("--metrics", type=Path, help="metrics.json to carry in the manifest")
 
+    calibrate = _command(
+        commands, "calibrate", _calibrate,
+        "learn from eval rows how a RAF checkpoint weighs its modules and when it leaves the bank",
+        "framefill calibrate --checkpoint runs/raf_minilm/best.ckpt --json results/raf_minilm/calibration.json",
+    )  # fmt: skip
+    calibrate.add_argument(
+        "--checkpoint", required=True, type=Path, help="of kind raf; the weights are written into it"
+    )
+    calibrate.add_argument("--data-root", help="corpus folder (default: the variable TOPV2_DIR)")
+    calibrate.add_argument("--split", default="eval", help="every other row is fitted on, the rest reported on")
+    calibrate.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+
     bank = commands.add_parser("bank", help="list, add or remove the scenarios that a RAF bundle retrieves")
     changes = bank.add_subparsers(title="actions", metavar="ACTION", required=True)
     listing = _command(changes, "list", _bank_list, "print scenarios with the training rows that have them",
@@ -241,6 +253,25 @@ def _export(options: Any) -> None:
         }
     out = export(options.checkpoint, options.out, options.precision, metrics)
     print(f"{out} ({size(out) / 1e6:.1f} MB)")
+
+
+def _calibrate(options: Any) -> None:
+    from rich.progress import Progress
+
+    from data.topv2.files import write_json
+    from data.topv2.reader import corpus_checksum, data_root, read_split
+    from lightning_modules.calibration import calibrate_checkpoint
+    from lightning_modules.evaluation import environment
+
+    root = data_root(options.data_root)
+    examples = read_split(root, options.split)
+    with Progress(transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("finding candidates", total=len(examples))
+        figures = calibrate_checkpoint(options.checkpoint, examples, lambda done: bar.advance(task, done))
+    print(json.dumps(figures, indent=2))
+    if options.json is not None:
+        made = {"split": options.split, "evaluated_on": corpus_checksum(root, options.split)}
+        write_json(options.json, {**figures, **made, "environment": environment()})
 
 
 def _bank_list(options: Any) -> None:

@@ -1,4 +1,5 @@
 import itertools
+import json
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from data.topv2.linearization import SpanForm, TargetIds
 from data.topv2.ontology import Ontology
 from data.topv2.reader import read_split
 from data.topv2.tokenization import PieceTokenizer
+from lightning_modules.calibration import calibrate_checkpoint
 from lightning_modules.checkpoints import load_module
 from lightning_modules.datamodule import Assets
 from lightning_modules.raf import RAFModule, RAFOptimizationConfig, endpoints, fill_nll
@@ -303,3 +305,24 @@ def test_only_raf_has_a_bank(bundle: Path, raf_bundle: Path, tmp_path: Path):
     archive.write_bytes(b"")
     with pytest.raises(BundleError, match="E329"):
         banks.change(archive, lambda table: table)
+
+
+def test_calibration_is_written_into_the_checkpoint(trained: Path, corpus: Path, tmp_path: Path, capsys):
+    copy, record = tmp_path / "copy.ckpt", tmp_path / "calibration.json"
+    shutil.copy(trained, copy)
+    words = ["calibrate", "--checkpoint", str(copy), "--data-root", str(corpus), "--json", str(record)]
+    assert main(words) == 0
+    figures = json.loads(record.read_text())
+    assert figures["rows"] == {"fitted": 60, "reported": 60}
+    assert set(figures["after"]) == {"exact_match", "in_bank", "out_of_bank", "best_of_candidates"}
+    assert set(figures["recall"]) == {"at_1", "at_5"}
+    module, _ = load_module(copy)
+    assert module.decoding == RAFDecodingConfig(**figures["decoding"])
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["calibration.json", "copy.ckpt"]
+
+
+def test_only_raf_is_calibrated(checkpoint: Path, corpus: Path, trained: Path):
+    with pytest.raises(UsageError, match="E443"):
+        calibrate_checkpoint(checkpoint, [])
+    with pytest.raises(UsageError, match="E444"):
+        calibrate_checkpoint(trained, read_split(corpus, "eval")[:1])

@@ -1,7 +1,7 @@
 """The embedded synthetic corpus: a seeded grammar in TOPv2's layout, for machines that do not have TOPv2.
 
-It is made to be honest work for a parser: labels hang on context, a quarter of the evaluation rows hold values
-that training never showed, and some hold scenarios that it never showed.
+It is made to be honest work for a parser: labels hang on context, the values of almost a third of the evaluation rows
+are made of words that training never showed, and some rows hold scenarios that it never showed.
 """
 
 from __future__ import annotations

@@ -1,0 +1,110 @@
+"""Learns from eval rows how a RAF checkpoint weighs its modules and when it leaves the bank."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.topv2.errors import UsageError
+from data.topv2.reader import Example
+from lightning_modules.checkpoints import load_module
+from lightning_modules.raf import RAFModule
+from lightning_modules.saved import read_checkpoint
+from parsers.raf.calibration import calibrate
+from parsers.raf.parser import Candidate, RAFDecodingConfig, RAFParser, weigh
+from retrieval.scenario import Scenario
+
+#: Utterances whose candidates are found together.
+CHUNK = 256
+
+
+def calibrate_checkpoint(
+    path: Path | str, examples: Sequence[Example], progress: Callable[[int], None] | None = None
+) -> dict[str, Any]:
+    """Fits the weights on every other row, reports on the rest, and writes the weights into the checkpoint.
+
+    Args:
+        path: checkpoint of kind ``raf``; replaced whole or not at all.
+        examples: rows of the split that selects.
+        progress: called with the number of utterances done in each step.
+
+    Returns:
+        The weights, exact match (percent) before and after on the rows that were not fitted on, overall and by whether
+        the gold scenario is in the bank, and recall of retrieval on the rows whose scenario is.
+
+    Raises:
+        UsageError: another kind of checkpoint, or fewer than two rows.
+        BundleError: the checkpoint cannot be read.
+    """
+    module, _ = load_module(path)
+    if not isinstance(module, RAFModule):
+        raise UsageError("E443", f"a {module.kind} parser has nothing to calibrate.", remedy="Give a raf checkpoint.")
+    if len(examples) < 2:
+        raise UsageError("E444", f"{len(examples)} row(s) are too few to fit on.", remedy="Give a larger split.")
+    parser = module.parser()
+    found: list[list[Candidate]] = []
+    exact: list[list[bool]] = []
+    for begin in range(0, len(examples), CHUNK):
+        chunk = examples[begin : begin + CHUNK]
+        sources = parser.tokenizer.batch([example.utterance for example in chunk])
+        for example, source, candidates in zip(chunk, sources, parser.candidates(sources), strict=True):
+            gold = example.frame.decoupled()
+            found.append(candidates)
+            exact.append([parser.form.decode(candidate.tokens, source) == gold for candidate in candidates])
+        if progress is not None:
+            progress(len(chunk))
+    config, _ = calibrate(found[::2], exact[::2], module.decoding)
+    held_out = list(zip(examples[1::2], found[1::2], exact[1::2], strict=True))
+    checkpoint = read_checkpoint(path)
+    checkpoint["framefill"]["decoding"] = asdict(config)
+    _save(checkpoint, Path(path))
+    return {
+        "decoding": asdict(config),
+        "rows": {"fitted": len(found[::2]), "reported": len(held_out)},
+        "before": _figures(held_out, module.decoding, parser),
+        "after": _figures(held_out, config, parser),
+        "recall": _recall(held_out, parser),
+    }
+
+
+Row = tuple[Example, list[Candidate], list[bool]]
+
+
+def _figures(rows: Sequence[Row], config: RAFDecodingConfig, parser: RAFParser) -> dict[str, float]:
+    parts: dict[str, list[bool]] = {"exact_match": [], "in_bank": [], "out_of_bank": [], "best_of_candidates": []}
+    for example, candidates, exact in rows:
+        chosen = max(range(len(candidates)), key=lambda i: weigh(candidates[i], config))
+        inside = Scenario.from_frame(example.frame) in parser.table.bank
+        parts["exact_match"].append(exact[chosen])
+        parts["in_bank" if inside else "out_of_bank"].append(exact[chosen])
+        parts["best_of_candidates"].append(any(exact))
+    return {name: round(100 * sum(values) / max(1, len(values)), 2) for name, values in parts.items()}
+
+
+def _recall(rows: Sequence[Row], parser: RAFParser) -> dict[str, float]:
+    """Share of in-bank rows whose scenario is among the likeliest ``n`` that were retrieved, percent."""
+    ranks = []
+    for example, candidates, _ in rows:
+        gold = Scenario.from_frame(example.frame)
+        if gold in parser.table.bank:
+            banked = sorted((c for c in candidates if c.origin == "bank"), key=lambda c: -(c.retrieval or 0.0))
+            ranks.append(next((i for i, c in enumerate(banked) if c.scenario == gold), len(banked)))
+    sizes = [n for n in (1, 5, 16, 100) if n <= parser.config.scenarios]
+    return {f"at_{n}": round(100 * sum(rank < n for rank in ranks) / max(1, len(ranks)), 2) for n in sizes}
+
+
+def _save(checkpoint: dict[str, Any], path: Path) -> None:
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    try:
+        torch.save(checkpoint, temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
