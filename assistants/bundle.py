@@ -100,3 +100,13 @@ class Bundle:
                 where=str(self.path / name),
                 remedy="Copy or export the bundle again.",
             ) from error
+
+
+def most_accurate(folder: Path) -> Path | None:
+    """The bundle among the subfolders whose manifest tells the highest exact match; None if there is no bundle.
+
+    Raises:
+        BundleError: a manifest cannot be read.
+    """
+    found = {path.parent: Bundle(path.parent).manifest for path in sorted(folder.glob(f"*/{MANIFEST}"))}
+    return max(found, key=lambda path: found[path].get("metrics", {}).get("exact_match", 0.0), default=None)

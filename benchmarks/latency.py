@@ -1,4 +1,4 @@
-"""One utterance, one thread, raw text in to Frame out; beside an autoregressive seq2seq of BART-base's size.
+"""One utterance, one thread, raw text in to Frame out, and batches on several threads; beside an autoregressive seq2seq of BART-base's size.
 
     python -m benchmarks.latency --bundle models/conv-nar-topv2 --data-root $TOPV2_DIR
 
@@ -33,6 +33,8 @@ def main() -> None:
     options.add_argument("--split", default="eval")
     options.add_argument("--utterances", type=int, default=2000)
     options.add_argument("--seq2seq", type=int, default=40, help="utterances for the seq2seq, which is slow")
+    options.add_argument("--batch", type=int, default=256, help="utterances of a batch")
+    options.add_argument("--batch-threads", type=int, default=2, help="threads of a batch")
     options.add_argument("--out", type=Path, default=Path("results/latency.json"))
     given = options.parse_args()
     torch.set_num_threads(1)
@@ -52,6 +54,11 @@ def main() -> None:
         lengths.append(len(hypothesis.trace["tokens"]))
         if i % every == 0:
             slow_spent.append(_generate(slow, len(hypothesis.trace["pieces"]), lengths[-1]))
+    batched = runtime.load(given.bundle, threads=given.batch_threads)
+    batched.parse(texts[: given.batch])
+    clock = time.perf_counter()
+    for begin in range(0, len(texts), given.batch):
+        batched.parse(texts[begin : begin + given.batch])
     result = {
         "bundle": given.bundle.name,
         "precision": parser.precision,
@@ -60,6 +67,11 @@ def main() -> None:
         "p50_ms": round(float(np.percentile(spent, 50)), 3),
         "p99_ms": round(float(np.percentile(spent, 99)), 3),
         "mean_ms": round(float(np.mean(spent)), 3),
+        "batch": {
+            "utterances": given.batch,
+            "threads": given.batch_threads,
+            "utterances_per_second": round(len(texts) / (time.perf_counter() - clock)),
+        },
         "mean_frame_tokens": round(float(np.mean(lengths)), 2),
         "seq2seq_p50_ms": round(float(np.percentile(slow_spent, 50)), 2),
         "times_faster": round(float(np.percentile(slow_spent, 50) / np.percentile(spent, 50)), 1),

@@ -14,8 +14,8 @@ from typing import Any
 
 from data.topv2.errors import FramefillError, UsageError
 
-#: The bundle used when none is named, beside the installed packages.
-DEFAULT_BUNDLE = Path(__file__).resolve().parent.parent / "models" / "conv-nar-topv2"
+#: Where the bundles lie that came with the packages; the most accurate is used when none is named.
+MODELS = Path(__file__).resolve().parent.parent / "models"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -168,7 +168,11 @@ def _command(
 def _add_model(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--checkpoint", type=Path, help="written by `framefill fit`")
-    which.add_argument("--bundle", type=Path, help=f"written by `framefill export` (default: {DEFAULT_BUNDLE.name})")
+    which.add_argument(
+        "--bundle",
+        type=Path,
+        help="written by `framefill export` (default: the most accurate of those that are included)",
+    )
     parser.add_argument(
         "--precision", choices=["int8", "fp32"], help="graphs of the bundle to use (default: int8 if there)"
     )
@@ -183,16 +187,17 @@ def _load(options: Any) -> tuple[Any, dict[str, Any]]:
         module, made = load_module(options.checkpoint)
         return module.parser(), {**made, "checkpoint": str(options.checkpoint)}
     from assistants import runtime
+    from assistants.bundle import most_accurate
 
     path = options.bundle
     if path is None:
-        if not DEFAULT_BUNDLE.is_dir():
+        path = most_accurate(MODELS)
+        if path is None:
             raise UsageError(
                 "E401",
                 "no parser is named and no default bundle is installed.",
                 remedy="Pass --bundle or --checkpoint.",
             )
-        path = DEFAULT_BUNDLE
         print(f"using the bundle {path.name}", file=sys.stderr)
     parser = runtime.load(path, options.precision, options.threads)
     manifest = {key: value for key, value in parser.manifest.items() if key not in ("files", "metrics")}

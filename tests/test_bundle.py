@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from assistants import runtime
+from assistants.bundle import most_accurate
 from assistants.export import export, size
 from data.topv2.errors import BundleError, MachineError, UsageError
 from data.topv2.reader import read_split
@@ -108,6 +109,15 @@ def test_bundles_that_are_not(bundle: Path, tmp_path: Path):
         runtime.load(newer)
     with pytest.raises(BundleError, match="E327"):
         runtime.load(bundle, "int4")
+
+
+def test_the_most_accurate_bundle_is_found(bundle: Path, tmp_path: Path):
+    assert most_accurate(tmp_path) is None
+    for name, figures in (("a", {}), ("b", {"exact_match": 71.5}), ("c", {"exact_match": 8.0})):
+        shutil.copytree(bundle, tmp_path / name)
+        manifest = json.loads((bundle / "manifest.json").read_text())
+        (tmp_path / name / "manifest.json").write_text(json.dumps({**manifest, "metrics": figures}))
+    assert most_accurate(tmp_path) == tmp_path / "b"
 
 
 def test_zip_int8_only_and_its_size(bundle: Path, checkpoint: Path, tmp_path: Path):
