@@ -1,10 +1,11 @@
+import json
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import decoding, span_vs_index
+from benchmarks import decoding, retrieval_scale, span_vs_index
 from benchmarks.span_vs_index import peak_bytes
 
 
@@ -34,3 +35,13 @@ def test_measurements_run_on_a_small_corpus(checkpoint: Path, corpus: Path, tmp_
         torch.set_num_threads(threads)
         assert out.stat().st_size > 200
         out.unlink()
+
+
+def test_search_is_measured_for_every_kind_of_index(tmp_path: Path, monkeypatch):
+    out = tmp_path / "scale.json"
+    monkeypatch.setattr(sys, "argv", ["benchmark", "--sizes", "600", "--queries", "20", "--out", str(out)])
+    retrieval_scale.main()
+    found = json.loads(out.read_text())["by_kind"]
+    assert found["flat"]["600"]["recall_at_1"] == 100.0
+    assert set(found) == {"flat", "hnsw", "ivfpq"}
+    assert out.with_suffix(".png").stat().st_size > 1000
