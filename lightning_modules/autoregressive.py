@@ -48,14 +48,18 @@ class AutoregressiveModule(PretrainedModule):
         assets = self.assets
         return AutoregressiveParser(self.model, assets.tokenizer, assets.ontology, assets.form, self.decoding)
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The token loss, each token given those before it."""
+    def judge(self, batch: Batch) -> tuple[None, Tensor]:
+        """See :meth:`ParserModule.judge`; each token given those before it."""
         assert self.model is not None
         memory = self.model.encoder(batch.pieces, batch.mask)
         read = [shifted(targets) for targets in batch.targets]
-        scores = self.model.decode_groups(
-            memory, batch.pieces, batch.mask, read, batch.target_masks, batch.lengths
-        ).flatten(0, -2)
+        scores = self.model.decode_groups(memory, batch.pieces, batch.mask, read, batch.target_masks, batch.lengths)
+        return None, scores.flatten(0, -2)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The token loss, a scalar."""
+        assert self.model is not None
+        _, scores = self.judge(batch)
         scored = torch.cat([(targets != PAD_TARGET).flatten() for targets in batch.targets])
         loss = target_nll(scores, batch, scored, self.optimization.label_smoothing, self.model.ontology_size)
         return {"loss": loss}

@@ -50,8 +50,11 @@ def target_nll(scores: Tensor, batch: Batch, scored: Tensor, smoothing: float, o
     return (smoothed_nll(scores, targets, smoothing, allowed) * scored).sum() / scored.sum()
 
 
+def divergence(wanted: Tensor, found: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of ``found`` from ``wanted``, both log-probabilities ``[N, K]``; ``[N]``."""
+    return F.kl_div(found, wanted, log_target=True, reduction="none").sum(dim=1)
+
+
 def symmetric_divergence(one: Tensor, other: Tensor) -> Tensor:
-    """Kullback-Leibler divergence in both directions between log-probabilities ``[N, K]``; ``[N]``."""
-    there = F.kl_div(other, one, log_target=True, reduction="none").sum(dim=1)
-    back = F.kl_div(one, other, log_target=True, reduction="none").sum(dim=1)
-    return there + back
+    """:func:`divergence` in both directions; ``[N]``."""
+    return divergence(one, other) + divergence(other, one)

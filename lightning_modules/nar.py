@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from data.topv2.batches import PAD_TARGET, Batch
-from lightning_modules.losses import smoothed_nll, symmetric_divergence, target_nll
+from lightning_modules.distillation import Teacher
+from lightning_modules.losses import divergence, smoothed_nll, symmetric_divergence, target_nll
 from lightning_modules.parser_module import OptimizationConfig, ParserModule
 from parsers.mask_predict import MASKED
 from parsers.nar import DecodingConfig, NonAutoregressiveParser
@@ -26,6 +27,9 @@ class NAROptimizationConfig(OptimizationConfig):
         r3f_weight: weight of the divergence between what is predicted with and without noise on the embeddings
             (R3F, Aghajanyan et al. 2020b), 0 to leave it out; it costs a second pass.
         r3f_noise: size of that noise.
+        teacher: checkpoint of any kind of parser, with the same pieces, labels and form, whose distributions over
+            tokens (and lengths, if it predicts them) are learned beside the gold targets (Hinton et al. 2015).
+        teacher_weight: share of the loss that is the divergence from the teacher.
         masking: ``everything`` hides every target position (the paper's TOP config); ``uniform`` hides a
             uniformly drawn number of them (conditional masked training), for mask-predict.
     """
@@ -34,6 +38,8 @@ class NAROptimizationConfig(OptimizationConfig):
     length_smoothing: float = 0.1
     r3f_weight: float = 0.0
     r3f_noise: float = 1e-5
+    teacher: str | None = None
+    teacher_weight: float = 0.5
     masking: str = "everything"
 
     def __post_init__(self) -> None:
@@ -56,6 +62,7 @@ class NARModule(ParserModule):
 
     def __init__(self, model: NARConfig, decoding: DecodingConfig, optimization: NAROptimizationConfig) -> None:
         super().__init__(model, decoding, optimization)
+        self._taught_by: Teacher | None = None
         if decoding.passes > 1 and not model.reads_tokens:
             raise ValueError("decoding.passes > 1 needs model.reads_tokens: true and optimization.masking: uniform")
         if optimization.masking == "uniform" and not model.reads_tokens:
@@ -66,6 +73,12 @@ class NARModule(ParserModule):
         assert self.model is not None and self.assets is not None
         backend, assets = TorchBackend(self.model), self.assets
         return NonAutoregressiveParser(backend, assets.tokenizer, assets.ontology, assets.form, self.decoding)
+
+    def judge(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """See :meth:`ParserModule.judge`; nothing of the targets but their number is known."""
+        assert self.model is not None
+        memory, lengths = self.model.encode(batch.pieces, batch.mask)
+        return lengths, self._scores(batch, memory, [hide(targets, "everything")[0] for targets in batch.targets])
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Token, length and total loss, each a scalar."""
@@ -83,12 +96,24 @@ class NARModule(ParserModule):
         token_loss = target_nll(scores, batch, scored, o.label_smoothing, self.model.ontology_size)
         length_loss = smoothed_nll(length_scores, batch.lengths, o.length_smoothing).mean()
         loss = token_loss + o.length_weight * length_loss
+        if o.teacher is not None:
+            taught_lengths, taught = self._teacher().judged(batch)
+            apart = (divergence(taught, scores) * scored).sum() / scored.sum()
+            if taught_lengths is not None:
+                apart = apart + o.length_weight * divergence(taught_lengths, length_scores).mean()
+            loss = (1 - o.teacher_weight) * loss + o.teacher_weight * apart
         if o.r3f_weight:
             moved_memory, moved_lengths = self.model.encode(batch.pieces, batch.mask, o.r3f_noise)
             moved = self._scores(batch, moved_memory, tokens)
-            divergence = (symmetric_divergence(scores, moved) * scored).sum() / scored.sum()
-            loss = loss + o.r3f_weight * (divergence + symmetric_divergence(length_scores, moved_lengths).mean())
+            shaken = (symmetric_divergence(scores, moved) * scored).sum() / scored.sum()
+            loss = loss + o.r3f_weight * (shaken + symmetric_divergence(length_scores, moved_lengths).mean())
         return {"loss": loss, "tokens": token_loss, "length": length_loss}
+
+    def _teacher(self) -> Teacher:
+        if self._taught_by is None:
+            assert self.optimization.teacher is not None and self.assets is not None
+            self._taught_by = Teacher(self.optimization.teacher, self.assets, self.device)
+        return self._taught_by
 
     def _scores(self, batch: Batch, memory: Tensor, tokens: list[Tensor]) -> Tensor:
         """Log-probabilities of all target places ``[places, V + S]``."""

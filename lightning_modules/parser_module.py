@@ -76,6 +76,15 @@ class ParserModule(pl.LightningModule):
         """The parser that users call, over the current parameters."""
 
     @abstractmethod
+    def judge(self, batch: Batch) -> tuple[Tensor | None, Tensor]:
+        """What the model thinks of the targets of a batch, each place scored as in training.
+
+        Returns:
+            Log-probabilities of lengths ``[B, C]``, None if the model predicts none, and of all target places, the
+            groups of the batch end to end, ``[places, V + S]``.
+        """
+
+    @abstractmethod
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Scalars to log; ``loss`` is the one to minimise."""
 

@@ -36,6 +36,7 @@ class RAFOptimizationConfig(NAROptimizationConfig):
     Attributes:
         retrieval_loss: weight of the retrieval loss.
         fill_loss: weight of the filling loss.
+        compose_loss: weight of the span pointer's losses; 0 where frames are never composed.
         warmup_share: share of the training in which the retrieval loss counts alone (the paper's warm-up).
         negatives: ``bank`` (ours) tells the gold scenario from all of the bank, by vectors that are renewed every
             ``refresh`` steps; ``mined`` (the paper's way) from those of the batch and from ``hard_negatives`` that the
@@ -46,6 +47,7 @@ class RAFOptimizationConfig(NAROptimizationConfig):
 
     retrieval_loss: float = 1.0
     fill_loss: float = 1.0
+    compose_loss: float = 1.0
     warmup_share: float = 0.0
     negatives: str = "bank"
     hard_negatives: int = 1
@@ -161,9 +163,11 @@ class RAFModule(PretrainedModule, NARModule):
             return {"loss": retrieval, "retrieval": retrieval}
         spans = model.fill(memory, batch.mask, leaves[gold], leaf_mask[gold])
         fill = fill_nll(spans, endpoints(batch, model.ontology_size, spans.shape[1]), leaf_mask[gold])
-        composed = self.frame_losses(batch, memory, lengths)
-        loss = composed.pop("loss") + o.retrieval_loss * retrieval + o.fill_loss * fill
-        return {"loss": loss, "retrieval": retrieval, "fill": fill, **composed}
+        losses = {"loss": o.retrieval_loss * retrieval + o.fill_loss * fill, "retrieval": retrieval, "fill": fill}
+        if o.compose_loss:
+            composed = self.frame_losses(batch, memory, lengths)
+            losses |= {**composed, "loss": losses["loss"] + o.compose_loss * composed["loss"]}
+        return losses
 
     def _mined(self, queries: Tensor, batch: Batch) -> list[Tensor]:
         """Places of the scenarios, other than their own, that the rows are nearest to."""

@@ -22,6 +22,23 @@ TINY = [
     "--trainer.enable_model_summary=false",
 ]
 
+#: The same for RAF.
+TINY_RAF = [
+    "--model.init_args.model.width=32",
+    "--model.init_args.model.decoder_layers=1",
+    "--model.init_args.model.decoder_heads=2",
+    "--model.init_args.model.decoder_feed_forward=32",
+    "--model.init_args.model.length_hidden=32",
+    "--model.init_args.model.retrieval_width=16",
+    "--model.init_args.model.leaf_width=16",
+    "--model.init_args.optimization.encoder_lr=1e-3",
+    "--model.init_args.optimization.lr=1e-3",
+    "--data.batch_size=64",
+    "--data.variants=0",
+    "--trainer.precision=32-true",
+    "--trainer.enable_model_summary=false",
+]
+
 
 @pytest.fixture(scope="session")
 def topv2_root() -> Path:
@@ -63,3 +80,29 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
     from assistants.export import export
 
     return export(checkpoint, tmp_path_factory.mktemp("bundles") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def raf_checkpoint(tmp_path_factory: pytest.TempPathFactory, corpus: Path, repository: Path) -> Path:
+    """A tiny RAF parser on a tiny encoder, trained through the installed command."""
+    from data.topv2.reader import read_split
+    from tests.encoders import save_encoder
+    from tests.training import fit
+
+    folder = tmp_path_factory.mktemp("raf")
+    utterances = [example.utterance for example in read_split(corpus, "train")]
+    encoder = save_encoder(folder / "encoder", "bert", [*utterances, "[ intent | slot ]"])
+    words = [
+        f"--model.init_args.model.encoder={encoder}", f"--data.pretrained={encoder}", "--run=raf",
+        "--trainer.max_epochs=4", "--trainer.check_val_every_n_epoch=2",
+        "--model.init_args.optimization.refresh=20", *TINY_RAF,
+    ]  # fmt: skip
+    fit(folder, corpus, repository, *words, config=repository / "configs" / "raf_minilm.yaml")
+    return folder / "runs" / "raf" / "best.ckpt"
+
+
+@pytest.fixture(scope="session")
+def raf_bundle(tmp_path_factory: pytest.TempPathFactory, raf_checkpoint: Path) -> Path:
+    from assistants.export import export
+
+    return export(raf_checkpoint, tmp_path_factory.mktemp("bundles") / "raf")

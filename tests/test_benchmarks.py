@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import decoding, retrieval_scale, span_vs_index
+from benchmarks import decoding, errors, retrieval_scale, span_vs_index
 from benchmarks.span_vs_index import peak_bytes
 
 
@@ -45,3 +45,26 @@ def test_search_is_measured_for_every_kind_of_index(tmp_path: Path, monkeypatch)
     assert found["flat"]["600"]["recall_at_1"] == 100.0
     assert set(found) == {"flat", "hnsw", "ivfpq"}
     assert out.with_suffix(".png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("predicted", "kind"),
+    [
+        ("[IN:A [SL:B x y ] [SL:C z ] ]", "exact"),
+        ("[IN:B [SL:B x y ] [SL:C z ] ]", "other root intent"),
+        ("", "other root intent"),
+        ("[IN:A [SL:B x y ] ]", "other scenario"),
+        ("[IN:A [SL:B x ] [SL:C z ] ]", "one endpoint off"),
+        ("[IN:A [SL:B x ] [SL:C w ] ]", "several endpoints off"),
+    ],
+)
+def test_errors_fall_into_classes(predicted: str, kind: str):
+    assert errors.classify("[IN:A [SL:B x y ] [SL:C z ] ]", predicted) == kind
+
+
+def test_shares_of_errors_are_written(tmp_path: Path, monkeypatch):
+    rows, out = tmp_path / "p.tsv", tmp_path / "errors.json"
+    rows.write_text("domain\tutterance\tgold\tpredicted\texact\nd\tx\t[IN:A ]\t[IN:A ]\t1\nd\tx\t[IN:A ]\t[IN:B ]\t0\n")
+    monkeypatch.setattr(sys, "argv", ["benchmark", "--predictions", str(rows), "--out", str(out)])
+    errors.main()
+    assert json.loads(out.read_text())["percent"]["other root intent"] == 50.0

@@ -5,9 +5,12 @@ import pytest
 from nbclient import NotebookClient
 
 
-@pytest.mark.parametrize("name", ["01_exact_match"])
-def test_notebooks_run(name: str, repository: Path, bundle: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("name", ["01_exact_match", "02_raf_tour"])
+def test_notebooks_run(
+    name: str, repository: Path, bundle: Path, raf_bundle: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("FRAMEFILL_BUNDLE", str(bundle))
+    monkeypatch.setenv("FRAMEFILL_RAF_BUNDLE", str(raf_bundle))
     monkeypatch.setenv("FRAMEFILL_EVERY", "1")
     monkeypatch.setenv("TOPV2_DIR", str(corpus))
     monkeypatch.setenv("PYTHONPATH", str(repository))

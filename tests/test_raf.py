@@ -9,7 +9,6 @@ import torch
 
 from assistants import banks, runtime
 from assistants.bundle import Bundle
-from assistants.export import export
 from data.topv2.batches import EncodedCorpus
 from data.topv2.errors import BundleError, MachineError, UsageError
 from data.topv2.frame import Frame
@@ -30,23 +29,6 @@ from retrieval.glosses import Glosses
 from retrieval.scenario import Scenario
 from scripts.cli import main
 from tests.encoders import save_encoder
-from tests.training import fit
-
-SMALL = (
-    "--model.init_args.model.width=32",
-    "--model.init_args.model.decoder_layers=1",
-    "--model.init_args.model.decoder_heads=2",
-    "--model.init_args.model.decoder_feed_forward=32",
-    "--model.init_args.model.length_hidden=32",
-    "--model.init_args.model.retrieval_width=16",
-    "--model.init_args.model.leaf_width=16",
-    "--model.init_args.optimization.encoder_lr=1e-3",
-    "--model.init_args.optimization.lr=1e-3",
-    "--data.batch_size=64",
-    "--data.variants=0",
-    "--trainer.precision=32-true",
-    "--trainer.enable_model_summary=false",
-)
 
 
 @pytest.mark.parametrize("leaves", [0, 1, 2, 3])
@@ -171,22 +153,8 @@ def test_settings_that_make_no_sense(wrong):
         wrong()
 
 
-@pytest.fixture(scope="module")
-def trained(corpus: Path, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("raf")
-    utterances = [example.utterance for example in read_split(corpus, "train")]
-    encoder = save_encoder(folder / "encoder", "bert", [*utterances, "[ intent | slot ]"])
-    words = [
-        f"--model.init_args.model.encoder={encoder}", f"--data.pretrained={encoder}", "--run=raf",
-        "--trainer.max_epochs=4", "--trainer.check_val_every_n_epoch=2",
-        "--model.init_args.optimization.refresh=20", *SMALL,
-    ]  # fmt: skip
-    fit(folder, corpus, repository, *words, config=repository / "configs" / "raf_minilm.yaml")
-    return folder / "runs" / "raf" / "best.ckpt"
-
-
-def test_candidates_are_ranked_and_told(trained: Path, corpus: Path):
-    module, _ = load_module(trained)
+def test_candidates_are_ranked_and_told(raf_checkpoint: Path, corpus: Path):
+    module, _ = load_module(raf_checkpoint)
     parser = module.parser()
     assert isinstance(parser, RAFParser)
     rows = read_split(corpus, "eval")
@@ -228,8 +196,8 @@ def test_retrieval_and_filling_learn(negatives: str, corpus: Path, tmp_path: Pat
     assert np.mean([h[0].frame == frame for h, frame in zip(parsed, frames, strict=True)]) > 0.8
 
 
-def test_without_composition_the_bank_is_never_left(trained: Path, corpus: Path):
-    module, _ = load_module(trained)
+def test_without_composition_the_bank_is_never_left(raf_checkpoint: Path, corpus: Path):
+    module, _ = load_module(raf_checkpoint)
     parser = module.parser()
     parser.config.compositions, parser.config.compose_weight = 0, 0.0
     for example, hypotheses in zip(
@@ -246,14 +214,9 @@ def test_a_bank_is_asked_for():
         RAFModule().build(Assets(PieceTokenizer.train_sentencepiece(["a b"], 10), ontology, "span"))
 
 
-@pytest.fixture(scope="module")
-def raf_bundle(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(trained, tmp_path_factory.mktemp("bundles") / "raf")
-
-
-def test_the_bundle_parses_what_the_checkpoint_parses(raf_bundle: Path, trained: Path, corpus: Path):
+def test_the_bundle_parses_what_the_checkpoint_parses(raf_bundle: Path, raf_checkpoint: Path, corpus: Path):
     utterances = [example.utterance for example in read_split(corpus, "eval")]
-    module, _ = load_module(trained)
+    module, _ = load_module(raf_checkpoint)
     expected, found = module.parser().parse(utterances), runtime.load(raf_bundle, "fp32").parse(utterances)
     same = [one[0].frame == other[0].frame for one, other in zip(expected, found, strict=True)]
     # Leaf states are kept in half precision, so that a tie may fall the other way.
@@ -307,9 +270,9 @@ def test_only_raf_has_a_bank(bundle: Path, raf_bundle: Path, tmp_path: Path):
         banks.change(archive, lambda table: table)
 
 
-def test_calibration_is_written_into_the_checkpoint(trained: Path, corpus: Path, tmp_path: Path, capsys):
+def test_calibration_is_written_into_the_checkpoint(raf_checkpoint: Path, corpus: Path, tmp_path: Path, capsys):
     copy, record = tmp_path / "copy.ckpt", tmp_path / "calibration.json"
-    shutil.copy(trained, copy)
+    shutil.copy(raf_checkpoint, copy)
     words = ["calibrate", "--checkpoint", str(copy), "--data-root", str(corpus), "--json", str(record)]
     assert main(words) == 0
     figures = json.loads(record.read_text())
@@ -321,8 +284,8 @@ def test_calibration_is_written_into_the_checkpoint(trained: Path, corpus: Path,
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["calibration.json", "copy.ckpt"]
 
 
-def test_only_raf_is_calibrated(checkpoint: Path, corpus: Path, trained: Path):
+def test_only_raf_is_calibrated(checkpoint: Path, corpus: Path, raf_checkpoint: Path):
     with pytest.raises(UsageError, match="E443"):
         calibrate_checkpoint(checkpoint, [])
     with pytest.raises(UsageError, match="E444"):
-        calibrate_checkpoint(trained, read_split(corpus, "eval")[:1])
+        calibrate_checkpoint(raf_checkpoint, read_split(corpus, "eval")[:1])

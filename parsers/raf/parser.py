@@ -188,6 +188,11 @@ class RAFParser(NonAutoregressiveParser):
                 for candidate in candidates[:n_best]
             ]
 
+    def vectors(self, utterances: Sequence[str]) -> np.ndarray:
+        """What scenarios are retrieved by, ``[B, D]``."""
+        encoded = self._encode(self.tokenizer.batch(list(utterances)))
+        return self.backend.query(encoded.memory, encoded.mask)
+
     def candidates(self, sources: list[Source]) -> list[list[Candidate]]:
         """The candidates of each utterance, at least one, not weighed yet."""
         encoded = self._encode(sources)

@@ -1,0 +1,43 @@
+"""A trained parser as the teacher of another."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from data.topv2.batches import Batch
+from data.topv2.errors import UsageError
+from lightning_modules.datamodule import Assets
+
+
+class Teacher:
+    """A checkpoint's parser, never trained further; no module, so that it is not saved with the student.
+
+    Args:
+        path: the checkpoint.
+        student: pieces, labels and form of the student.
+        device: where it works.
+
+    Raises:
+        UsageError: the teacher has other pieces, labels or another form.
+        BundleError: the checkpoint cannot be read.
+    """
+
+    def __init__(self, path: str, student: Assets, device: torch.device) -> None:
+        # A teacher may be of any kind, and the kinds import this module.
+        from lightning_modules.checkpoints import load_module
+
+        module, _ = load_module(path)
+        assert module.assets is not None
+        mine, wanted = module.assets.to_dict(), student.to_dict()
+        for name in ("tokenizer", "form"):
+            if mine[name] != wanted[name]:
+                raise UsageError("E425", f"the teacher {path} has another {name}.", remedy="Train both with the same.")
+        if module.assets.ontology.tokens != student.ontology.tokens:
+            raise UsageError("E425", f"the teacher {path} has other labels.", remedy="Train both on the same rows.")
+        self._module = module.requires_grad_(False).to(device)
+
+    @torch.no_grad()
+    def judged(self, batch: Batch) -> tuple[Tensor | None, Tensor]:
+        """See :meth:`lightning_modules.parser_module.ParserModule.judge`."""
+        return self._module.judge(batch)
