@@ -168,7 +168,8 @@ class TOPv2DataModule(pl.LightningDataModule):
         places = None
         if bank is not None:
             # Swapping values leaves the scenario as it is, so the bank has those of the variants too.
-            places = [place for frame in frames if (place := bank.id(Scenario.from_frame(frame))) is not None]
+            known = {scenario: place for place, scenario in enumerate(bank)}
+            places = [known[Scenario.from_frame(frame)] for frame in frames]
         pieces = [source.ids for source in sources]
         self.train_corpus = EncodedCorpus(pieces, targets, tokenizer.pad_id, counts, places)
 
