@@ -134,7 +134,12 @@ def onnx_bytes(graph: Graph) -> bytes:
             dynamic_shapes=(tuple(graph.axes[name] for name in given),), dynamo=True, verbose=False, optimize=True,
         )  # fmt: skip
     assert program is not None
-    return program.model_proto.SerializeToString()
+    model = program.model_proto
+    for part in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
+        # The exporter notes which lines of which files on this machine an operator came from.
+        del part.metadata_props[:]
+        part.doc_string = ""
+    return model.SerializeToString()
 
 
 @torch.inference_mode()

@@ -64,6 +64,12 @@ def test_the_runtime_needs_neither_torch_nor_transformers(bundle: Path, reposito
     assert done.stdout.startswith("[IN:")
 
 
+def test_bundles_tell_nothing_of_the_machine_that_made_them(bundle: Path, repository: Path):
+    for path in bundle.iterdir():
+        content = path.read_bytes()
+        assert str(repository).encode() not in content and b".py" not in content, path.name
+
+
 def test_odd_utterances_are_parsed_or_refused(bundle: Path):
     parser = runtime.load(bundle)
     for text in ("😀", "ذكرني غدا في السادسة", "wake\x00me", "]", "x"):
