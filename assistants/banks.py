@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from safetensors.numpy import load, save
 
 from assistants.bundle import MANIFEST, Bundle
 from data.topv2.errors import BundleError
-from data.topv2.files import whole_folder, write_bytes, write_json
+from data.topv2.files import sha256, whole_folder, write_bytes, write_json
 from parsers.raf.parser import ScenarioTable
 from retrieval.bank import ScenarioBank
 from retrieval.index import ScenarioIndex
@@ -88,7 +87,5 @@ def change(path: Path | str, edit: Callable[[ScenarioTable], ScenarioTable]) -> 
             if name not in (SCENARIOS, INDEX, LEAVES):
                 write_bytes(staging / name, bundle.read(name))
         manifest["scenarios"] = write(table, manifest["scenarios"]["gloss"], staging)
-        manifest["files"] = {
-            file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(staging.iterdir())
-        }
+        manifest["files"] = {file.name: sha256(file) for file in sorted(staging.iterdir())}
         write_json(staging / MANIFEST, manifest)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from data.topv2.errors import UsageError
+from data.topv2.files import write_bytes
 from data.topv2.reader import Example
 from lightning_modules.checkpoints import load_module
 from lightning_modules.raf import RAFModule
@@ -41,6 +41,7 @@ def calibrate_checkpoint(
     Raises:
         UsageError: another kind of checkpoint, or fewer than two rows.
         BundleError: the checkpoint cannot be read.
+        MachineError: the disk is full; the checkpoint is left as it was.
     """
     module, _ = load_module(path)
     if not isinstance(module, RAFModule):
@@ -63,7 +64,9 @@ def calibrate_checkpoint(
     held_out = list(zip(examples[1::2], found[1::2], exact[1::2], strict=True))
     checkpoint = read_checkpoint(path)
     checkpoint["framefill"]["decoding"] = asdict(config)
-    _save(checkpoint, Path(path))
+    buffer = BytesIO()
+    torch.save(checkpoint, buffer)
+    write_bytes(path, buffer.getvalue())
     return {
         "decoding": asdict(config),
         "rows": {"fitted": len(found[::2]), "reported": len(held_out)},
@@ -97,14 +100,3 @@ def _recall(rows: Sequence[Row], parser: RAFParser) -> dict[str, float]:
             ranks.append(next((i for i, c in enumerate(banked) if c.scenario == gold), len(banked)))
     sizes = [n for n in (1, 5, 16, 100) if n <= parser.config.scenarios]
     return {f"at_{n}": round(100 * sum(rank < n for rank in ranks) / max(1, len(ranks)), 2) for n in sizes}
-
-
-def _save(checkpoint: dict[str, Any], path: Path) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    try:
-        torch.save(checkpoint, temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

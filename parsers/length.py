@@ -8,14 +8,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from parsers.dropout import ByteDropout
 from parsers.encoders import LightweightConv
-
-
-def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean over time of ``[B, S, width]`` at the positions where ``mask`` ``[B, S]`` is True (None: everywhere)."""
-    if mask is None:
-        return x.mean(dim=1)
-    weight = mask[:, :, None].to(x.dtype)
-    return (x * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
+from retrieval.scoring import pool
 
 
 class LengthModule(nn.Module):
@@ -50,7 +43,7 @@ class LengthModule(nn.Module):
         for gate, conv in zip(self.gates, self.convs, strict=True):
             x = x + conv(F.glu(gate(self.dropout(x)), dim=-1), mask)
         x = F.relu(x)
-        pooled = masked_mean(x, mask)
+        pooled = pool(x, mask)
         if self.pooling == "mean_max":
             # After the ReLU nothing is below zero, so zeroed padding never wins the maximum.
             peak = x if mask is None else x * mask[:, :, None].to(x.dtype)
