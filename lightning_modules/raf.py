@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,14 +18,16 @@ from lightning_modules.datamodule import Assets
 from lightning_modules.nar import NARModule, NAROptimizationConfig
 from lightning_modules.pretrained import PretrainedModule
 from parsers.raf.model import RAF, RAFConfig
-from parsers.raf.parser import RAFDecodingConfig, RAFParser, ScenarioTable
+from parsers.raf.parser import LeafRows, RAFDecodingConfig, RAFParser, ScenarioTable
 from parsers.raf.torch_backend import RAFTorchBackend
-from retrieval.glosses import Glosses
+from retrieval.glosses import GlossBatch, Glosses
 from retrieval.index import IndexConfig, ScenarioIndex
 from retrieval.scoring import retrieval_nll
 
-#: Scenarios that are read together.
-CHUNK = 512
+#: Pieces and padding that the encoder reads together of a whole bank, and of one step's scenarios.
+GROUP, STEP_GROUP = 16384, 640
+#: Banks with fewer scenarios are read without a progress bar.
+SMALL = 2048
 NEGATIVES = ("bank", "mined")
 
 
@@ -42,7 +44,9 @@ class RAFOptimizationConfig(NAROptimizationConfig):
             ``refresh`` steps; ``mined`` (the paper's way) from those of the batch and from ``hard_negatives`` that the
             index ranks highest for each utterance.
         hard_negatives: scenarios mined for each utterance.
-        refresh: steps after which the bank is read anew.
+        refresh: steps after which the whole bank is read anew.
+        scenarios_read: of a step's scenarios, how many are read anew and learn by it, drawn at random; the others are
+            taken as they were last read. None (the paper's way) reads all, which costs more than anything else.
     """
 
     retrieval_loss: float = 1.0
@@ -52,11 +56,24 @@ class RAFOptimizationConfig(NAROptimizationConfig):
     negatives: str = "bank"
     hard_negatives: int = 1
     refresh: int = 500
+    scenarios_read: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.negatives not in NEGATIVES:
             raise ValueError(f"negatives {self.negatives!r}: one of {', '.join(NEGATIVES)}")
+
+
+class Reading(NamedTuple):
+    """A bank as the encoder last read it.
+
+    Attributes:
+        keys: vectors of the scenarios ``[N, retrieval_width]``.
+        leaves: states of all their leaves, in the order of the bank, ``[leaves, leaf_width]``.
+    """
+
+    keys: Tensor
+    leaves: Tensor
 
 
 class RAFModule(PretrainedModule, NARModule):
@@ -84,8 +101,7 @@ class RAFModule(PretrainedModule, NARModule):
     ) -> None:
         super().__init__(model, decoding, optimization)
         self.glosses: Glosses | None = None
-        #: Vectors of the bank as they were at the last refresh ``[N, D]``.
-        self.keys: Tensor | None = None
+        self.reading: Reading | None = None
         self._table: ScenarioTable | None = None
 
     def make_model(self, tokenizer: PieceTokenizer, ontology: int) -> RAF:
@@ -112,32 +128,54 @@ class RAFModule(PretrainedModule, NARModule):
         assets = self.assets
         return RAFParser(RAFTorchBackend(self.model), assets.tokenizer, assets.ontology, self._table, self.decoding)
 
-    @torch.inference_mode()
     def read_bank(self) -> ScenarioTable:
-        """Vectors and leaf states of all scenarios under the present parameters, with a progress bar."""
-        assert self.model is not None and self.glosses is not None and self.assets is not None
-        training = self.model.training
-        self.model.eval()
-        device = next(self.model.parameters()).device
-        keys, leaves = [], []
-        try:
-            starts = range(0, len(self.glosses), CHUNK)
-            for start in track(starts, "reading the bank", transient=True, disable=len(starts) < 4):
-                places = np.arange(start, min(start + CHUNK, len(self.glosses)))
-                pieces, mask, at, leaf_mask = (torch.from_numpy(a).to(device) for a in self.glosses.batch(places))
-                vectors, states = self.model.describe(pieces, mask, at)
-                keys.append(vectors.float().cpu())
-                leaves.append(states[leaf_mask].float().cpu())
-        finally:
-            self.model.train(training)
+        """The bank as the present parameters read it, with an index."""
+        assert self.model is not None and self.assets is not None
         bank = self.assets.bank
         assert bank is not None
+        reading = self._read()
         digest = hashlib.sha256()
         for name, parameter in self.model.named_parameters():
             if name.startswith(("encoder.", "key_head.")):
                 digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
-        index = ScenarioIndex.build(torch.cat(keys).numpy(), digest.hexdigest(), bank.digest, IndexConfig())
-        return ScenarioTable(bank, index, float(self.model.scale), torch.cat(leaves).numpy())
+        index = ScenarioIndex.build(reading.keys.cpu().numpy(), digest.hexdigest(), bank.digest, IndexConfig())
+        return ScenarioTable(bank, index, self.model.scale.item(), reading.leaves.cpu().numpy())
+
+    @torch.no_grad()
+    def _read(self) -> Reading:
+        """Reads the whole bank, with a progress bar."""
+        assert self.model is not None and self.glosses is not None
+        model, glosses = self.model, self.glosses
+        training = model.training
+        model.eval()
+        rows = LeafRows(glosses.leaf_counts)
+        reading = Reading(
+            torch.empty(len(glosses), model.key_head.out_features, device=self.device),
+            torch.empty(int(glosses.leaf_counts.sum()), model.leaf_head.out_features, device=self.device),
+        )
+        try:
+            groups = glosses.groups(np.arange(len(glosses)), GROUP)
+            bar = track(groups, "reading the bank", total=None, transient=True, disable=len(glosses) < SMALL)
+            for places, group in bar:
+                reading = self._renewed(reading, rows, places, group)
+        finally:
+            model.train(training)
+            # Within a step, weights that were cast here for the first time would be taken from the cache without
+            # their gradients.
+            torch.clear_autocast_cache()
+        return reading
+
+    def _renewed(self, reading: Reading, rows: LeafRows, places: np.ndarray, group: GlossBatch) -> Reading:
+        """The reading, with a group of scenarios read anew."""
+        assert self.model is not None
+        device = reading.keys.device
+        pieces, mask, at, leaf_mask = (torch.from_numpy(array).to(device) for array in group)
+        keys, leaves = self.model.describe(pieces, mask, at)
+        there = torch.from_numpy(rows.of(places)[0]).to(device)
+        return Reading(
+            reading.keys.index_copy(0, torch.from_numpy(places).to(device), keys.float()),
+            reading.leaves.index_copy(0, there[leaf_mask], leaves[leaf_mask].float()),
+        )
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Losses of composition, retrieval and filling, each a scalar."""
@@ -145,44 +183,37 @@ class RAFModule(PretrainedModule, NARModule):
         o, model = self.optimization, self.model
         memory, lengths = model.encode(batch.pieces, batch.mask)
         queries = model.query(memory, batch.mask)
-        golds, rows = torch.unique(torch.cat([batch.scenarios, *self._mined(queries, batch)]), return_inverse=True)
-        gold = rows[: len(batch.scenarios)]
-        pieces, mask, at, leaf_mask = (
-            torch.from_numpy(array).to(memory.device) for array in self.glosses.batch(golds.cpu().numpy())
-        )
-        keys, leaves = model.describe(pieces, mask, at)
-        places = golds
+        reading = self.reading if self.reading is not None else self._read()
+        named = torch.unique(torch.cat([batch.scenarios, *self._mined(queries, reading, batch)]))
+        read = named if o.scenarios_read is None else named[torch.randperm(len(named))[: o.scenarios_read]]
+        rows = LeafRows(self.glosses.leaf_counts)
+        for places, group in self.glosses.groups(read.cpu().numpy(), STEP_GROUP):
+            reading = self._renewed(reading, rows, places, group)
+        self.reading = Reading(reading.keys.detach(), reading.leaves.detach())
         if o.negatives == "bank":
-            stale = self._keys().to(keys)
-            others = torch.ones(len(stale), dtype=torch.bool, device=golds.device)
-            others[golds] = False
-            places = torch.cat((golds, others.nonzero()[:, 0]))
-            keys = torch.cat((keys, stale[others]))
-        retrieval = retrieval_nll(queries, keys, gold, places, model.scale, o.label_smoothing).mean()
+            keys, gold = reading.keys, batch.scenarios
+        else:
+            keys, gold = reading.keys[named], torch.searchsorted(named, batch.scenarios)
+        retrieval = retrieval_nll(queries, keys, gold, model.scale, o.label_smoothing).mean()
         if self._warming_up():
             return {"loss": retrieval, "retrieval": retrieval}
-        spans = model.fill(memory, batch.mask, leaves[gold], leaf_mask[gold])
-        fill = fill_nll(spans, endpoints(batch, model.ontology_size, spans.shape[1]), leaf_mask[gold])
+        there, leaf_mask = (torch.from_numpy(a).to(memory.device) for a in rows.of(batch.scenarios.cpu().numpy()))
+        spans = model.fill(memory, batch.mask, reading.leaves[there], leaf_mask)
+        fill = fill_nll(spans, endpoints(batch, model.ontology_size, spans.shape[1]), leaf_mask)
         losses = {"loss": o.retrieval_loss * retrieval + o.fill_loss * fill, "retrieval": retrieval, "fill": fill}
         if o.compose_loss:
             composed = self.frame_losses(batch, memory, lengths)
             losses |= {**composed, "loss": losses["loss"] + o.compose_loss * composed["loss"]}
         return losses
 
-    def _mined(self, queries: Tensor, batch: Batch) -> list[Tensor]:
+    def _mined(self, queries: Tensor, reading: Reading, batch: Batch) -> list[Tensor]:
         """Places of the scenarios, other than their own, that the rows are nearest to."""
         o = self.optimization
         if o.negatives != "mined" or not o.hard_negatives:
             return []
         assert batch.scenarios is not None
-        near = (queries.detach() @ self._keys().to(queries).T).topk(o.hard_negatives + 1).indices
+        near = (queries.detach() @ reading.keys.T).topk(o.hard_negatives + 1).indices
         return [near[near != batch.scenarios[:, None]]]
-
-    def _keys(self) -> Tensor:
-        if self.keys is None:
-            table = self.read_bank()
-            self.keys = torch.from_numpy(table.index.index.reconstruct_n(0, len(table.index)))
-        return self.keys
 
     def _warming_up(self) -> bool:
         share = self.optimization.warmup_share
@@ -195,7 +226,7 @@ class RAFModule(PretrainedModule, NARModule):
         super().on_train_batch_start(batch, batch_idx)
         self._table = None
         if self.global_step % self.optimization.refresh == 0:
-            self.keys = None
+            self.reading = None
 
     def on_validation_start(self) -> None:
         """The parameters are others than at the last validation, those of the moving average perhaps."""
@@ -208,13 +239,14 @@ class RAFModule(PretrainedModule, NARModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the vectors in use, so that a resumed training goes on with them."""
         super().on_save_checkpoint(checkpoint)
-        if self.keys is not None:
-            checkpoint["keys"] = self.keys
+        if self.reading is not None:
+            checkpoint["reading"] = self.reading._asdict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes them up again."""
         super().on_load_checkpoint(checkpoint)
-        self.keys = checkpoint.get("keys")
+        reading = checkpoint.get("reading")
+        self.reading = Reading(**reading) if reading else None
 
 
 def endpoints(batch: Batch, ontology: int, leaves: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -45,6 +46,7 @@ class Glosses:
             [bisect_left(source.starts, leaf) for leaf in gloss.leaves]
             for gloss, source in zip(glosses, sources, strict=True)
         ]
+        self._lengths = np.array([len(pieces) for pieces in self._pieces], dtype=np.int64)
         #: Leaves of each scenario ``[N]``.
         self.leaf_counts = np.array([len(leaves) for leaves in self._leaves], dtype=np.int64)
 
@@ -56,6 +58,23 @@ class Glosses:
         pieces, mask = _padded([self._pieces[place] for place in places.tolist()], self.pad_id)
         leaves, leaf_mask = _padded([self._leaves[place] for place in places.tolist()], 0)
         return GlossBatch(pieces, mask, leaves, leaf_mask)
+
+    def groups(self, places: np.ndarray, positions: int) -> Iterator[tuple[np.ndarray, GlossBatch]]:
+        """These scenarios in groups of like length, for an encoder that should not read padding.
+
+        Args:
+            places: ``[N]`` places in the bank.
+            positions: pieces and padding of a group at most, unless one scenario has more.
+
+        Yields:
+            The places of a group, shortest gloss first, and its batch.
+        """
+        places = places[np.argsort(self._lengths[places], kind="stable")]
+        begin = 0
+        for end in range(1, len(places) + 1):
+            if end == len(places) or (end + 1 - begin) * self._lengths[places[end]] > positions:
+                yield places[begin:end], self.batch(places[begin:end])
+                begin = end
 
 
 def _padded(rows: list, value: int) -> tuple[np.ndarray, np.ndarray]:

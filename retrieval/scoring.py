@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
@@ -28,31 +27,24 @@ def pool(states: Tensor, mask: Tensor | None, how: str = "mean") -> Tensor:
     return (states * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
 
 
-def retrieval_nll(
-    queries: Tensor, keys: Tensor, gold: Tensor, places: Tensor, scale: Tensor | float, smoothing: float = 0.0
-) -> Tensor:
+def retrieval_nll(queries: Tensor, keys: Tensor, gold: Tensor, scale: Tensor | float, smoothing: float = 0.0) -> Tensor:
     """Negative log-likelihood of the gold scenario among all keys (Shrivastava et al. 2022, retrieval).
 
-    A key that is the gold scenario itself but not the gold column (another row's gold, or a copy that an older encoder
-    made) is no negative: such columns are left out (identity masking).
+    No two keys may be of one scenario, so that a row's gold scenario is never its own negative (the paper's identity
+    masking).
 
     Args:
         queries: ``[B, D]`` of utterances.
         keys: ``[K, D]`` of scenarios.
-        gold: ``[B]`` column of each row's scenario among the keys.
-        places: ``[K]`` place in the bank of each key.
+        gold: ``[B]`` place of each row's scenario among the keys.
         scale: of the inner products.
-        smoothing: mass spread over all columns that are not left out.
+        smoothing: mass spread over all keys.
 
     Returns:
         ``[B]``.
     """
-    logits = (queries @ keys.T).float() * scale
-    columns = torch.arange(len(keys), device=keys.device)
-    left_out = (places[None, :] == places[gold][:, None]) & (columns[None, :] != gold[:, None])
-    log_probs = F.log_softmax(logits.masked_fill(left_out, float("-inf")), dim=1)
+    log_probs = F.log_softmax((queries @ keys.T).float() * scale, dim=1)
     nll = -log_probs.gather(1, gold[:, None])[:, 0]
     if smoothing == 0:
         return nll
-    spread = -log_probs.masked_fill(left_out, 0.0).sum(dim=1) / (~left_out).sum(dim=1)
-    return (1 - smoothing) * nll + smoothing * spread
+    return (1 - smoothing) * nll - smoothing * log_probs.mean(dim=1)

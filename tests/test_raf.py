@@ -118,6 +118,11 @@ def test_glosses_are_cut_with_their_leaves():
     source = tokenizer(bank[0].gloss().text)
     assert [source.pieces[place] for place in batch.leaves[1]] == ["c", "d"]
     assert batch.mask.sum(axis=1).tolist()[1] == len(source)
+    ((places, together),) = glosses.groups(np.array([0, 1]), 2 * len(source))
+    assert places.tolist() == [1, 0] and (together.pieces == batch.pieces).all()
+    apart = list(glosses.groups(np.array([0, 1]), len(source)))
+    assert [group.tolist() for group, _ in apart] == [[1], [0]]
+    assert (apart[0][1].pieces == glosses.batch(np.array([1])).pieces).all()
 
 
 def test_weights_and_the_way_out_of_the_bank_are_learned():
@@ -164,8 +169,8 @@ def test_candidates_are_ranked_and_told(raf_checkpoint: Path, corpus: Path):
         assert hypotheses[0].trace["candidates"]
 
 
-@pytest.mark.parametrize("negatives", ["bank", "mined"])
-def test_retrieval_and_filling_learn(negatives: str, corpus: Path, tmp_path: Path):
+@pytest.mark.parametrize(("negatives", "read"), [("bank", None), ("bank", 8), ("mined", None)])
+def test_retrieval_and_filling_learn(negatives: str, read: int | None, corpus: Path, tmp_path: Path):
     torch.manual_seed(0)
     rows = read_split(corpus, "train")[:48]
     frames = [row.frame.decoupled() for row in rows]
@@ -175,7 +180,8 @@ def test_retrieval_and_filling_learn(negatives: str, corpus: Path, tmp_path: Pat
     config = RAFConfig(
         str(encoder), width=32, decoder_heads=2, decoder_layers=1, length_hidden=16, retrieval_width=16, leaf_width=16
     )
-    module = RAFModule(config, optimization=RAFOptimizationConfig(negatives=negatives, label_smoothing=0.0))
+    optimization = RAFOptimizationConfig(negatives=negatives, scenarios_read=read, label_smoothing=0.0)
+    module = RAFModule(config, optimization=optimization)
     module.build(Assets(tokenizer, ontology, "span", bank))
     assert module.model is not None
     sources = tokenizer.batch([row.utterance for row in rows])
@@ -185,7 +191,7 @@ def test_retrieval_and_filling_learn(negatives: str, corpus: Path, tmp_path: Pat
     optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3)
     for step in range(150):
         if step % 10 == 0:
-            module.keys = None
+            module.reading = None
         optimizer.zero_grad()
         losses = module.losses(batch)
         losses["loss"].backward()

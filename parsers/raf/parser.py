@@ -73,6 +73,25 @@ class RAFBackend(Backend, Protocol):
         ...
 
 
+class LeafRows:
+    """Where the leaves of each scenario stand in a table that holds those of all, one scenario after another.
+
+    Args:
+        counts: leaves of each scenario ``[N]``.
+    """
+
+    def __init__(self, counts: np.ndarray) -> None:
+        self.counts = counts
+        self._ends = counts.cumsum()
+
+    def of(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows ``[N, L]`` of the scenarios at these places, and mask ``[N, L]``, True at leaves; ``L`` is at least 1."""
+        counts = self.counts[places]
+        steps = np.arange(max(1, int(counts.max())))
+        rows = (self._ends[places] - counts)[:, None] + steps[None, :]
+        return np.minimum(rows, max(0, int(self._ends[-1]) - 1)), steps[None, :] < counts[:, None]
+
+
 class ScenarioTable:
     """What an encoder has made of a bank.
 
@@ -85,8 +104,7 @@ class ScenarioTable:
 
     def __init__(self, bank: ScenarioBank, index: ScenarioIndex, scale: float, leaves: np.ndarray) -> None:
         self.bank, self.index, self.scale, self.leaves = bank, index, scale, leaves
-        self.counts = np.array([scenario.leaves for scenario in bank], dtype=np.int64)
-        self._ends = self.counts.cumsum()
+        self.rows = LeafRows(np.array([scenario.leaves for scenario in bank], dtype=np.int64))
 
     def added(self, new: ScenarioBank, vectors: np.ndarray, leaves: np.ndarray) -> ScenarioTable:
         """This table and further scenarios.
@@ -108,18 +126,13 @@ class ScenarioTable:
         """
         bank, place = self.bank.removed(scenario), self.bank.id(scenario)
         assert place is not None
-        end = int(self._ends[place])
-        leaves = np.delete(self.leaves, np.arange(end - scenario.leaves, end), axis=0)
+        leaves = np.delete(self.leaves, self.rows.of(np.array([place]))[0][0, : scenario.leaves], axis=0)
         return ScenarioTable(bank, self.index.removed(place, bank.digest), self.scale, leaves)
 
     def of(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Leaf states ``[N, L, W]`` and mask ``[N, L]`` of the scenarios at these places, ``L`` at least 1."""
-        counts = self.counts[places]
-        steps = np.arange(max(1, int(counts.max())))
-        mask = steps[None, :] < counts[:, None]
-        rows = (self._ends[places] - counts)[:, None] + steps[None, :]
-        states = self.leaves[np.minimum(rows, max(0, len(self.leaves) - 1))].astype(np.float32)
-        return states, mask
+        rows, mask = self.rows.of(places)
+        return self.leaves[rows].astype(np.float32), mask
 
 
 @dataclass
@@ -244,7 +257,7 @@ class RAFParser(NonAutoregressiveParser):
         for row, source in enumerate(encoded.sources):
             edges = source.edges
             firsts[row, list(edges.firsts)] = lasts[row, list(edges.lasts)] = True
-        spans, totals = best_spans(scores, self.table.counts[places], firsts[rows], lasts[rows])
+        spans, totals = best_spans(scores, self.table.rows.counts[places], firsts[rows], lasts[rows])
         filled: list[list[Candidate]] = [[] for _ in chosen]
         at = {(row, place): k for k, (row, place) in enumerate(zip(rows.tolist(), places.tolist(), strict=True))}
         for (row, place), k in at.items():
