@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,12 +38,12 @@ class OnnxBackend:
     Args:
         graphs: ``encoder`` (``pieces, mask`` to ``memory, lengths``), ``decoder`` (``memory, pieces, mask, tokens,
             target_lengths`` to ``scores``), and whatever else the kind of parser has.
-        threads: threads of one call, 0 for one a core.
     """
 
-    def __init__(self, graphs: Mapping[str, bytes], threads: int) -> None:
+    def __init__(self, graphs: Mapping[str, bytes]) -> None:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        # The matrices are small: a batch gains more from groups of utterances side by side (`load`, threads).
+        options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         # Optimizations that fuse across quantized operators depend on the machine; results may not differ by that.
         options.log_severity_level = 3
@@ -140,7 +141,7 @@ def load(path: Path | str, precision: str | None = None, threads: int = 1) -> Bu
     Args:
         path: folder or ``.zip`` written by ``framefill export``.
         precision: ``int8`` or ``fp32``; None takes int8 where the bundle has it.
-        threads: threads of one call, 0 for one a core.
+        threads: groups of utterances that are parsed side by side, 0 for one a core.
 
     Raises:
         BundleError: the bundle is missing, corrupted, of another format, or lacks that precision.
@@ -160,12 +161,13 @@ def load(path: Path | str, precision: str | None = None, threads: int = 1) -> Bu
             graphs["fill"] = bundle.read("fill" + PRECISIONS[precision])
             graphs |= {name: bundle.read(f"{name}.onnx") for name in ("query", "describe")}
             parser = RAFBundleParser(
-                RAFOnnxBackend(graphs, threads), tokenizer, ontology, banks.read(bundle), RAFDecodingConfig(**decoding)
+                RAFOnnxBackend(graphs), tokenizer, ontology, banks.read(bundle), RAFDecodingConfig(**decoding)
             )
         else:
-            backend = OnnxBackend(graphs, threads)
+            backend = OnnxBackend(graphs)
             parser = BundleParser(backend, tokenizer, ontology, form, DecodingConfig(**decoding))
     except (KeyError, TypeError) as error:
         raise BundleError("E322", f"the manifest lacks {error}.", where=str(path), remedy="Export again.") from error
     parser.manifest, parser.precision = bundle.manifest, precision
+    parser.workers = threads or os.cpu_count() or 1
     return parser

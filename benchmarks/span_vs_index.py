@@ -27,8 +27,9 @@ from data.topv2.files import write_json
 from data.topv2.reader import data_root, read_split
 from lightning_modules.checkpoints import load_module
 from lightning_modules.evaluation import environment
+from parsers.groups import pad
 from parsers.mask_predict import MASKED
-from parsers.nar import NonAutoregressiveParser, pad
+from parsers.nar import NonAutoregressiveParser
 
 
 class Beam:

@@ -18,11 +18,9 @@ from data.topv2.linearization import POINTER_FORMS, TargetIds
 from data.topv2.ontology import Ontology
 from data.topv2.tokenization import PieceTokenizer, Source
 from parsers.constrained import Decoded, Grammar, Lengths, decode, greedy
+from parsers.groups import in_groups, pad
 from parsers.interface import Hypothesis
 from parsers.mask_predict import refine
-
-#: Utterances that are encoded together.
-CHUNK = 256
 
 
 @dataclass
@@ -94,7 +92,13 @@ class NonAutoregressiveParser:
         ontology: labels and nesting.
         form: name in :data:`data.topv2.linearization.POINTER_FORMS`.
         config: how to decode.
+
+    Attributes:
+        workers: threads that parse groups of utterances side by side, where the backend's arithmetic leaves the
+            interpreter to others; one thread for each group costs less than many for each matrix.
     """
+
+    workers = 1
 
     def __init__(
         self, backend: Backend, tokenizer: PieceTokenizer, ontology: Ontology, form: str, config: DecodingConfig
@@ -107,13 +111,7 @@ class NonAutoregressiveParser:
     def parse(self, utterances: Sequence[str], n_best: int = 1) -> list[list[Hypothesis]]:
         """See :class:`parsers.interface.Parser`."""
         sources = self.tokenizer.batch(list(utterances))
-        order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
-        parsed: list[list[Hypothesis]] = [[] for _ in sources]
-        for begin in range(0, len(order), CHUNK):
-            chosen = order[begin : begin + CHUNK]
-            for i, hypotheses in zip(chosen, self._parse([sources[i] for i in chosen], n_best), strict=True):
-                parsed[i] = hypotheses
-        return parsed
+        return in_groups(sources, lambda group: list(self._parse(group, n_best)), self.workers)
 
     def _parse(self, sources: list[Source], n_best: int) -> Iterator[list[Hypothesis]]:
         encoded = self._encode(sources)
@@ -190,14 +188,3 @@ class NonAutoregressiveParser:
                 raise
             frame = None
         return Hypothesis(frame, decoded.score, trace)
-
-
-def pad(sources: Sequence[Source], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """Piece ids ``[B, S]`` and their mask, True at pieces."""
-    width = max(len(source) for source in sources)
-    pieces = np.full((len(sources), width), pad_id, dtype=np.int64)
-    mask = np.zeros((len(sources), width), dtype=bool)
-    for row, source in enumerate(sources):
-        pieces[row, : len(source)] = source.ids
-        mask[row, : len(source)] = True
-    return pieces, mask

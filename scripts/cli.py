@@ -176,7 +176,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision", choices=["int8", "fp32"], help="graphs of the bundle to use (default: int8 if there)"
     )
-    parser.add_argument("--threads", type=int, default=1, help="threads of a bundle's arithmetic, 0 for one a core")
+    parser.add_argument("--threads", type=int, default=1, help="threads that parse with a bundle, 0 for one a core")
 
 
 def _load(options: Any) -> tuple[Any, dict[str, Any]]:

@@ -52,6 +52,11 @@ def test_lazy_lengths_give_the_best_of_the_whole_beam(bundle: Path, corpus: Path
         assert lazy[0].score == pytest.approx(wide[0].score, abs=1e-4)
 
 
+def test_threads_change_nothing(bundle: Path, corpus: Path):
+    utterances = [example.utterance for example in read_split(corpus, "eval")] * 2
+    assert runtime.load(bundle, threads=3).parse(utterances) == runtime.load(bundle).parse(utterances)
+
+
 def test_the_runtime_needs_neither_torch_nor_transformers(bundle: Path, repository: Path):
     code = (
         "import sys\n"

@@ -13,8 +13,8 @@ from data.topv2.ontology import Ontology
 from data.topv2.tokenization import Edges, PieceTokenizer, Source
 from parsers.autoregressive.model import Autoregressive
 from parsers.constrained import Grammar, State
+from parsers.groups import in_groups, pad
 from parsers.interface import Hypothesis
-from parsers.nar import CHUNK, pad
 
 
 @dataclass
@@ -75,11 +75,7 @@ class AutoregressiveParser:
         training = self.model.training
         self.model.eval()
         try:
-            return [
-                hypotheses
-                for begin in range(0, len(sources), CHUNK)
-                for hypotheses in self._parse(sources[begin : begin + CHUNK], n_best)
-            ]
+            return in_groups(sources, lambda group: self._parse(group, n_best))
         finally:
             self.model.train(training)
 

@@ -21,6 +21,7 @@ from data.topv2.frame import Frame
 from data.topv2.linearization import CLOSE, TEXT, Token
 from data.topv2.ontology import Ontology
 from data.topv2.tokenization import PieceTokenizer, Source
+from parsers.groups import in_groups
 from parsers.interface import Hypothesis
 from parsers.nar import Backend, DecodingConfig, Encoded, NonAutoregressiveParser
 from parsers.raf.filling import NEVER, best_spans
@@ -191,7 +192,7 @@ class RAFParser(NonAutoregressiveParser):
         self.ontology = self._composable.merged(Ontology.from_frames(added)) if added else self._composable
 
     def _parse(self, sources: list[Source], n_best: int) -> Iterator[list[Hypothesis]]:
-        for source, candidates in zip(sources, self.candidates(sources), strict=True):
+        for source, candidates in zip(sources, self._candidates(sources), strict=True):
             for candidate in candidates:
                 candidate.score = weigh(candidate, self.config)
             candidates.sort(key=lambda candidate: -candidate.score)
@@ -208,6 +209,9 @@ class RAFParser(NonAutoregressiveParser):
 
     def candidates(self, sources: list[Source]) -> list[list[Candidate]]:
         """The candidates of each utterance, at least one, not weighed yet."""
+        return in_groups(sources, self._candidates, self.workers)
+
+    def _candidates(self, sources: list[Source]) -> list[list[Candidate]]:
         encoded = self._encode(sources)
         composed = self._composed(encoded)
         scores, places = self.table.index.search(

@@ -1,0 +1,50 @@
+"""Utterances parsed in groups of like length, so that little of a batch is padding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+
+from data.topv2.tokenization import Source
+
+#: Utterances of a group.
+SIZE = 32
+
+T = TypeVar("T")
+
+
+def in_groups(sources: Sequence[Source], work: Callable[[list[Source]], list[T]], workers: int = 1) -> list[T]:
+    """Does ``work`` for groups of utterances.
+
+    Args:
+        sources: the utterances.
+        work: gives one result for each utterance of a group.
+        workers: threads that work on groups side by side; more than one pays where ``work`` leaves the interpreter to
+            the others most of the time.
+
+    Returns:
+        The results in the order of ``sources``.
+    """
+    order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
+    groups = [[sources[i] for i in order[begin : begin + SIZE]] for begin in range(0, len(order), SIZE)]
+    if workers > 1 and len(groups) > 1:
+        with ThreadPoolExecutor(workers) as pool:
+            found = list(pool.map(work, groups))
+    else:
+        found = [work(group) for group in groups]
+    by_place = dict(zip(order, (result for results in found for result in results), strict=True))
+    return [by_place[i] for i in range(len(sources))]
+
+
+def pad(sources: Sequence[Source], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """Piece ids ``[B, S]`` and their mask, True at pieces."""
+    width = max(len(source) for source in sources)
+    pieces = np.full((len(sources), width), pad_id, dtype=np.int64)
+    mask = np.zeros((len(sources), width), dtype=bool)
+    for row, source in enumerate(sources):
+        pieces[row, : len(source)] = source.ids
+        mask[row, : len(source)] = True
+    return pieces, mask
