@@ -121,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     low.add_argument("--fit", nargs=argparse.REMAINDER, default=[], help="last: options for every `framefill fit`")
 
-    data = commands.add_parser("data", help="verify, describe, sample, download or synthesise a corpus")
+    data = commands.add_parser("data", help="verify, describe, sample, download, convert or synthesise a corpus")
     actions = data.add_subparsers(title="actions", metavar="ACTION", required=True)
     verify = _command(
         actions, "verify", _verify, "compare a folder with the official TOPv2 1.1", "framefill data verify"
@@ -149,7 +149,13 @@ def _parser() -> argparse.ArgumentParser:
         "write the embedded corpus",
         "framefill data synthetic --out corpora/synthetic",
     )
-    for action in (download, synthetic):
+    mtop = _command(
+        actions, "mtop", _mtop, "write one language of MTOP in the layout of TOPv2",
+        "framefill data mtop --root mtop --locale de --out corpora/mtop/de",
+    )  # fmt: skip
+    mtop.add_argument("--root", type=Path, required=True, help="the unpacked MTOP, a folder for each locale")
+    mtop.add_argument("--locale", required=True, help="en, es, fr, de, hi or th")
+    for action in (download, synthetic, mtop):
         action.add_argument("--out", type=Path, required=True, help="folder to write")
     synthetic.add_argument("--seed", type=int, default=0)
     return parser
@@ -365,6 +371,13 @@ def _download(options: Any) -> None:
     with Progress(transient=True) as bar:
         task = bar.add_task("downloading", total=None)
         print(download(options.out, progress=lambda done, total: bar.update(task, completed=done, total=total)))
+
+
+def _mtop(options: Any) -> None:
+    from data.mtop.reader import convert
+
+    rows = convert(options.root, options.locale, options.out)
+    print(f"{options.out}: {', '.join(f'{count} {split}' for split, count in rows.items())} rows")
 
 
 def _synthetic(options: Any) -> None:

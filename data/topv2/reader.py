@@ -91,12 +91,11 @@ def read_split(root: Path | str, split: str, domains: Sequence[str] | None = Non
     return [example for path in split_files(root, split, domains) for example in read_file(path)]
 
 
-def read_file(path: Path | str) -> list[Example]:
-    """Reads one file; quotes are characters like any other, and only a newline ends a row.
+def read_lines(path: Path | str) -> list[str]:
+    """Lines of a corpus file, without what ends them; only a newline does, with or without a carriage return.
 
     Raises:
-        CorpusError: missing file, wrong header, a row without exactly three columns, bytes that are not UTF-8,
-            an empty utterance, a NUL byte, or no rows at all; a malformed frame is told with its line as well.
+        CorpusError: missing file, bytes that are not UTF-8, or no lines at all.
     """
     path = Path(path)
     try:
@@ -120,7 +119,18 @@ def read_file(path: Path | str) -> list[Example]:
         lines.pop()
     if not lines:
         raise CorpusError("E207", "the file is empty.", where=str(path), remedy="It may be truncated; fetch it again.")
-    if tuple(lines[0].rstrip("\r").split("\t")) not in HEADERS:
+    return [line.rstrip("\r") for line in lines]
+
+
+def read_file(path: Path | str) -> list[Example]:
+    """Reads one file; quotes are characters like any other, and only a newline ends a row.
+
+    Raises:
+        CorpusError: missing file, wrong header, a row without exactly three columns, bytes that are not UTF-8,
+            an empty utterance, a NUL byte, or no rows at all; a malformed frame is told with its line as well.
+    """
+    lines = read_lines(path)
+    if tuple(lines[0].split("\t")) not in HEADERS:
         raise CorpusError(
             "E208",
             f"the header is {lines[0][:60]!r}.",
@@ -129,7 +139,7 @@ def read_file(path: Path | str) -> list[Example]:
         )
     if len(lines) == 1:
         raise CorpusError("E207", "the file has a header and no rows.", where=str(path), remedy="It may be truncated.")
-    return [_row(line.rstrip("\r"), f"{path}:{number}") for number, line in enumerate(lines[1:], start=2)]
+    return [_row(line, f"{path}:{number}") for number, line in enumerate(lines[1:], start=2)]
 
 
 def _row(line: str, where: str) -> Example:

@@ -1,0 +1,1 @@
+"""MTOP (Li et al. 2021, arXiv 2008.09335): eleven domains in six languages."""
