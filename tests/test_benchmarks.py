@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import decoding, errors, retrieval_scale, span_vs_index
+from benchmarks import decoding, errors, retrieval, retrieval_scale, span_vs_index
 from benchmarks.span_vs_index import peak_bytes
 
 
@@ -35,6 +35,22 @@ def test_measurements_run_on_a_small_corpus(checkpoint: Path, corpus: Path, tmp_
         torch.set_num_threads(threads)
         assert out.stat().st_size > 200
         out.unlink()
+
+
+def test_retrieval_is_measured_with_its_oracles(raf_checkpoint: Path, corpus: Path, tmp_path: Path, monkeypatch):
+    out = tmp_path / "retrieval.json"
+    words = ["benchmark", "--checkpoint", str(raf_checkpoint), "--data-root", str(corpus), "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", words)
+    retrieval.main()
+    found = json.loads(out.read_text())
+    recall = list(found["recall"].values())
+    assert recall == sorted(recall) and recall[-1] > recall[0] >= 0
+    assert list(found["gold_in_top"].values()) == sorted(found["gold_in_top"].values())
+    assert found["gold_in_top"]["100"] <= found["in_bank_share"] * found["gold_scenario_given"] / 100 + 0.01
+    for name in ("together", "bank_alone", "span_pointer_alone"):
+        assert found[name]["exact_match"] <= found["any_candidate"]["exact_match"]
+    assert found["bank_alone"]["out_of_bank"] == 0.0
+    assert out.with_suffix(".png").stat().st_size > 1000
 
 
 def test_search_is_measured_for_every_kind_of_index(tmp_path: Path, monkeypatch):

@@ -207,6 +207,20 @@ class RAFParser(NonAutoregressiveParser):
         encoded = self._encode(self.tokenizer.batch(list(utterances)))
         return self.backend.query(encoded.memory, encoded.mask)
 
+    def retrieved(self, sources: list[Source], scenarios: int) -> list[np.ndarray]:
+        """Places in the bank of the likeliest scenarios of each utterance, best first."""
+
+        def work(group: list[Source]) -> list[np.ndarray]:
+            encoded = self._encode(group)
+            return list(self.table.index.search(self.backend.query(encoded.memory, encoded.mask), scenarios)[1])
+
+        return in_groups(sources, work, self.workers)
+
+    def filled(self, sources: list[Source], places: Sequence[int]) -> list[Candidate]:
+        """Each utterance in the scenario at the place given for it; all are read together."""
+        chosen = [{place: 0.0} for place in places]
+        return [row[0] for row in self._filled(self._encode(sources), chosen, [[] for _ in sources])]
+
     def candidates(self, sources: list[Source]) -> list[list[Candidate]]:
         """The candidates of each utterance, at least one, not weighed yet."""
         return in_groups(sources, self._candidates, self.workers)

@@ -1,0 +1,132 @@
+"""What retrieval finds and what it is worth: recall, oracles, and exact match inside and outside of the bank.
+
+    python -m benchmarks.retrieval --checkpoint runs/raf_minilm/best.ckpt --data-root $TOPV2_DIR
+
+`gold scenario given` fills the gold scenario of every row whose scenario is in the bank; `gold in top n` counts the rows
+where it is also among the first n that are retrieved, out of all rows (Shrivastava et al. 2022, oracles). The modules
+alone are the paper's way (retrieval and filling, never leaving the bank) and the span pointer on the same encoder.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from rich.progress import track
+
+from data.topv2.files import write_json
+from data.topv2.reader import corpus_checksum, data_root, read_split
+from lightning_modules.checkpoints import load_module
+from lightning_modules.evaluation import environment
+from parsers.raf.parser import Candidate, RAFDecodingConfig, RAFParser, weigh
+from retrieval.scenario import Scenario
+
+#: Depths at which recall is told.
+DEPTHS = (1, 5, 16, 100)
+#: Utterances that are read together.
+CHUNK = 256
+
+
+def main() -> None:
+    """Measures, prints, writes and draws."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--checkpoint", type=Path, required=True)
+    options.add_argument("--data-root")
+    options.add_argument("--split", default="eval")
+    options.add_argument("--rows", type=int, help="about so many rows, evenly spread (default: all)")
+    options.add_argument("--out", type=Path, default=Path("results/raf_retrieval.json"))
+    given = options.parse_args()
+    root = data_root(given.data_root)
+    examples = read_split(root, given.split)
+    examples = examples[:: max(1, len(examples) // given.rows)] if given.rows else examples
+    parser = load_module(given.checkpoint)[0].parser()
+    if not isinstance(parser, RAFParser):
+        raise SystemExit(f"{given.checkpoint} is no raf checkpoint")
+    ranks, filled, modules = [], [], []
+    for begin in track(range(0, len(examples), CHUNK), "parsing"):
+        chunk = examples[begin : begin + CHUNK]
+        sources = parser.tokenizer.batch([example.utterance for example in chunk])
+        golds = [example.frame.decoupled() for example in chunk]
+        places = [parser.table.bank.id(Scenario.from_frame(gold)) for gold in golds]
+        for place, near in zip(places, parser.retrieved(sources, max(DEPTHS)), strict=True):
+            found = np.flatnonzero(near == place)
+            ranks.append(-1 if place is None else int(found[0]) if len(found) else max(DEPTHS))
+        inside = [i for i, place in enumerate(places) if place is not None]
+        told = parser.filled([sources[i] for i in inside], [place for place in places if place is not None])
+        right = dict(zip(inside, told, strict=True))
+        filled += [
+            i in right and parser.form.decode(right[i].tokens, sources[i]) == golds[i] for i in range(len(chunk))
+        ]
+        for source, gold, candidates in zip(sources, golds, parser.candidates(sources), strict=True):
+            exact = [parser.form.decode(candidate.tokens, source) == gold for candidate in candidates]
+            modules.append(_modules(candidates, exact, parser.config))
+    figures = _figures(np.array(ranks), np.array(filled), modules)
+    made = {
+        "checkpoint": given.checkpoint.parent.name,
+        "bank": len(parser.table.bank),
+        "rows": len(examples),
+        "evaluated_on": corpus_checksum(root, given.split),
+        "environment": environment(),
+    }
+    write_json(given.out, {**figures, **made})
+    for name, value in figures.items():
+        print(f"{name:24} {value}")
+    _plot(figures, given.out.with_suffix(".png"))
+
+
+def _modules(candidates: list[Candidate], exact: list[bool], config: RAFDecodingConfig) -> dict[str, bool]:
+    """Whether the choice of all modules together, of the bank's alone and of the span pointer alone is right."""
+    banked = {
+        i: config.retrieval_weight * c.retrieval + config.fill_weight * c.fill
+        for i, c in enumerate(candidates)
+        if c.retrieval is not None and c.fill is not None
+    }
+    composed = {i: c.composed for i, c in enumerate(candidates) if c.composed is not None}
+    together = {i: weigh(c, config) for i, c in enumerate(candidates)}
+    return {
+        name: bool(scores) and exact[max(scores, key=scores.__getitem__)]
+        for name, scores in (("together", together), ("bank_alone", banked), ("span_pointer_alone", composed))
+    } | {"any_candidate": any(exact)}
+
+
+def _figures(ranks: np.ndarray, filled: np.ndarray, modules: list[dict[str, bool]]) -> dict[str, Any]:
+    inside = ranks >= 0
+    figures: dict[str, Any] = {
+        "in_bank_share": inside.mean(),
+        "recall": {f"at_{n}": (ranks[inside] < n).mean() for n in DEPTHS},
+        "gold_scenario_given": filled[inside].mean(),
+        "gold_in_top": {f"{n}": (inside & (ranks < n) & filled).mean() for n in DEPTHS},
+    }
+    for name in modules[0]:
+        right = np.array([row[name] for row in modules])
+        figures[name] = {
+            part: right[rows].mean() if rows.any() else 0.0
+            for part, rows in (("exact_match", np.ones_like(inside)), ("in_bank", inside), ("out_of_bank", ~inside))
+        }
+    return {
+        name: {key: round(100 * float(v), 2) for key, v in value.items()}
+        if isinstance(value, dict)
+        else round(100 * float(value), 2)
+        for name, value in figures.items()
+    }
+
+
+def _plot(figures: dict[str, Any], path: Path) -> None:
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    axes.plot(DEPTHS, [figures["recall"][f"at_{n}"] for n in DEPTHS], "o-", label="recall, in-bank rows")
+    axes.plot(DEPTHS, [figures["gold_in_top"][str(n)] for n in DEPTHS], "s--", label="oracle exact match, all rows")
+    axes.axhline(figures["together"]["exact_match"], color="grey", label="exact match")
+    axes.set(xscale="log", xlabel="scenarios retrieved", ylabel="percent")
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    main()
