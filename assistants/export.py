@@ -20,6 +20,7 @@ from lightning_modules.checkpoints import load_module
 from lightning_modules.evaluation import environment
 from lightning_modules.raf import RAFModule
 from parsers.nar_model import NARModel
+from parsers.raf.model import RAF
 
 LICENCE = "Weights trained by framefill on TOPv2 1.1 (Chen et al. 2020), which is CC-BY-SA; the training rows are not included."
 
@@ -63,6 +64,12 @@ def export(
             "E431",
             f"a parser of kind {module.kind!r} is not exported: it decodes token by token, which the runtime does not do.",
             remedy="Export a conv_nar or span_pointer checkpoint; this kind is parsed with --checkpoint.",
+        )
+    if isinstance(module.model, RAF) and not module.model.bankable:
+        raise UsageError(
+            "E432",
+            "a bundle holds one encoder, and reads a scenario once and for all.",
+            remedy="Train with model.filling: table and model.encoders: shared; others are parsed with --checkpoint.",
         )
     vocabulary = module.assets.tokenizer.vocab_size
     folder = out.with_suffix("") if out.suffix == ".zip" else out

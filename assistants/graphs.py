@@ -103,7 +103,7 @@ def graphs(model: NARModel, vocabulary: int) -> list[Graph]:
         generator = torch.Generator().manual_seed(seed)
         return {
             **masked_states(seed),
-            "leaves": torch.randn((3, 2, model.leaf_head.out_features), generator=generator),
+            "leaves": torch.randn((3, 2, model.leaf_width), generator=generator),
             "leaf_mask": torch.tensor([[True, True], [True, False], [True, False]]),
         }
 

@@ -22,8 +22,8 @@ from assistants.bundle import Bundle
 from data.topv2.errors import BundleError
 from data.topv2.ontology import Ontology
 from data.topv2.tokenization import PieceTokenizer
-from parsers.nar import DecodingConfig, NonAutoregressiveParser
-from parsers.raf.parser import RAFDecodingConfig, RAFParser
+from parsers.nar import DecodingConfig, Encoded, NonAutoregressiveParser
+from parsers.raf.parser import RAFDecodingConfig, RAFParser, ScenarioTable
 from retrieval.bank import ScenarioBank
 from retrieval.glosses import GlossBatch, Glosses
 from retrieval.scenario import Scenario
@@ -90,11 +90,10 @@ class RAFOnnxBackend(OnnxBackend):
         """See :class:`parsers.raf.parser.RAFBackend`."""
         return self.run("query", {"memory": memory, "mask": mask})[0]
 
-    def fill(
-        self, memory: Any, rows: np.ndarray, mask: np.ndarray, leaves: np.ndarray, leaf_mask: np.ndarray
-    ) -> np.ndarray:
+    def fill(self, encoded: Encoded, rows: np.ndarray, places: np.ndarray, table: ScenarioTable) -> np.ndarray:
         """See :class:`parsers.raf.parser.RAFBackend`."""
-        given = {"memory": memory[rows], "mask": mask[rows], "leaves": leaves, "leaf_mask": leaf_mask}
+        leaves, leaf_mask = table.of(places)
+        given = {"memory": encoded.memory[rows], "mask": encoded.mask[rows], "leaves": leaves, "leaf_mask": leaf_mask}
         return self.run("fill", given)[0]
 
     def describe(self, batch: GlossBatch) -> tuple[np.ndarray, np.ndarray]:

@@ -39,7 +39,7 @@ class PretrainedModule(ParserModule):
     def rate(self, name: str) -> float:
         """The encoder's own rate, lower in the layers nearer to the input."""
         o = self.optimization
-        if not name.startswith("model.encoder.transformer."):
+        if not name.startswith(("model.encoder.transformer.", "model.scenario_encoder.transformer.")):
             return o.lr
         top = o.lr if o.encoder_lr is None else o.encoder_lr
         layers = self.config.encoder_config["num_hidden_layers"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -38,6 +39,9 @@ class RAFOptimizationConfig(NAROptimizationConfig):
     Attributes:
         retrieval_loss: weight of the retrieval loss.
         fill_loss: weight of the filling loss.
+        ranking_loss: weight of the loss that tells the gold frame from the frames of the ``ranked`` scenarios that are
+            nearest to the utterance, each filled as well as it can be (the paper's), 0 to leave it out.
+        ranked: see ``ranking_loss``.
         compose_loss: weight of the span pointer's losses; 0 where frames are never composed.
         warmup_share: share of the training in which the retrieval loss counts alone (the paper's warm-up).
         negatives: ``bank`` (ours) tells the gold scenario from all of the bank, by vectors that are renewed every
@@ -51,6 +55,8 @@ class RAFOptimizationConfig(NAROptimizationConfig):
 
     retrieval_loss: float = 1.0
     fill_loss: float = 1.0
+    ranking_loss: float = 0.0
+    ranked: int = 4
     compose_loss: float = 1.0
     warmup_share: float = 0.0
     negatives: str = "bank"
@@ -107,7 +113,8 @@ class RAFModule(PretrainedModule, NARModule):
     def make_model(self, tokenizer: PieceTokenizer, ontology: int) -> RAF:
         """See :meth:`ParserModule.make_model` and :meth:`PretrainedModule.make_transformer`."""
         transformer = self.make_transformer(tokenizer)
-        return RAF(self.config, transformer, tokenizer.prefix, tokenizer.suffix, ontology)
+        second = copy.deepcopy(transformer) if self.config.encoders == "separate" else None
+        return RAF(self.config, transformer, tokenizer.prefix, tokenizer.suffix, ontology, second)
 
     def build(self, assets: Assets) -> None:
         """Builds the model, and cuts the glosses of the bank.
@@ -126,7 +133,9 @@ class RAFModule(PretrainedModule, NARModule):
         if self._table is None:
             self._table = self.read_bank()
         assets = self.assets
-        return RAFParser(RAFTorchBackend(self.model), assets.tokenizer, assets.ontology, self._table, self.decoding)
+        assert self.glosses is not None
+        backend = RAFTorchBackend(self.model, self.glosses)
+        return RAFParser(backend, assets.tokenizer, assets.ontology, self._table, self.decoding)
 
     def read_bank(self) -> ScenarioTable:
         """The bank as the present parameters read it, with an index."""
@@ -136,7 +145,7 @@ class RAFModule(PretrainedModule, NARModule):
         reading = self._read()
         digest = hashlib.sha256()
         for name, parameter in self.model.named_parameters():
-            if name.startswith(("encoder.", "key_head.")):
+            if name.startswith(("encoder.", "scenario_encoder.", "key_head.")):
                 digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
         index = ScenarioIndex.build(reading.keys.cpu().numpy(), digest.hexdigest(), bank.digest, IndexConfig())
         return ScenarioTable(bank, index, self.model.scale.item(), reading.leaves.cpu().numpy())
@@ -151,7 +160,7 @@ class RAFModule(PretrainedModule, NARModule):
         rows = LeafRows(glosses.leaf_counts)
         reading = Reading(
             torch.empty(len(glosses), model.key_head.out_features, device=self.device),
-            torch.empty(int(glosses.leaf_counts.sum()), model.leaf_head.out_features, device=self.device),
+            torch.empty(int(glosses.leaf_counts.sum()), model.leaf_width, device=self.device),
         )
         try:
             groups = glosses.groups(np.arange(len(glosses)), GROUP)
@@ -187,8 +196,8 @@ class RAFModule(PretrainedModule, NARModule):
         named = torch.unique(torch.cat([batch.scenarios, *self._mined(queries, reading, batch)]))
         read = named if o.scenarios_read is None else named[torch.randperm(len(named))[: o.scenarios_read]]
         rows = LeafRows(self.glosses.leaf_counts)
-        for places, group in self.glosses.groups(read.cpu().numpy(), STEP_GROUP):
-            reading = self._renewed(reading, rows, places, group)
+        for chosen, group in self.glosses.groups(read.cpu().numpy(), STEP_GROUP):
+            reading = self._renewed(reading, rows, chosen, group)
         self.reading = Reading(reading.keys.detach(), reading.leaves.detach())
         if o.negatives == "bank":
             keys, gold = reading.keys, batch.scenarios
@@ -197,23 +206,55 @@ class RAFModule(PretrainedModule, NARModule):
         retrieval = retrieval_nll(queries, keys, gold, model.scale, o.label_smoothing).mean()
         if self._warming_up():
             return {"loss": retrieval, "retrieval": retrieval}
-        there, leaf_mask = (torch.from_numpy(a).to(memory.device) for a in rows.of(batch.scenarios.cpu().numpy()))
-        spans = model.fill(memory, batch.mask, reading.leaves[there], leaf_mask)
-        fill = fill_nll(spans, endpoints(batch, model.ontology_size, spans.shape[1]), leaf_mask)
+        places = torch.cat((batch.scenarios[:, None], self._ranked(queries, reading, batch)), dim=1)
+        spans, leaf_mask = self._spans(batch, memory, reading, places)
+        gold_spans = endpoints(batch, model.ontology_size, spans.shape[2])
+        found = span_scores(spans[:, 0], gold_spans) * leaf_mask[:, 0]
+        fill = -found.sum() / leaf_mask[:, 0].sum().clamp(min=1)
         losses = {"loss": o.retrieval_loss * retrieval + o.fill_loss * fill, "retrieval": retrieval, "fill": fill}
+        if o.ranking_loss:
+            rivals = (spans[:, 1:].flatten(3).amax(dim=3) * leaf_mask[:, 1:]).sum(dim=2)
+            filled = torch.cat((found.sum(dim=1, keepdim=True), rivals), dim=1)
+            total = model.scale * torch.einsum("bd,bkd->bk", queries, reading.keys[places]) + filled
+            losses["ranking"] = -torch.log_softmax(total, dim=1)[:, 0].mean()
+            losses["loss"] = losses["loss"] + o.ranking_loss * losses["ranking"]
         if o.compose_loss:
             composed = self.frame_losses(batch, memory, lengths)
             losses |= {**composed, "loss": losses["loss"] + o.compose_loss * composed["loss"]}
         return losses
 
+    def _spans(self, batch: Batch, memory: Tensor, reading: Reading, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Spans ``[B, K, L, S, S]`` of the scenarios at ``places [B, K]``, and the mask ``[B, K, L]`` of their leaves."""
+        assert self.model is not None and self.glosses is not None
+        count, model, device = places.shape[1], self.model, memory.device
+        flat = places.flatten().cpu().numpy()
+        mask = None if batch.mask is None else batch.mask.repeat_interleave(count, dim=0)
+        if model.fills_together:
+            gloss, gloss_mask, at, leaf_mask = (torch.from_numpy(a).to(device) for a in self.glosses.batch(flat))
+            pieces = batch.pieces.repeat_interleave(count, dim=0)
+            spans = model.fill_together(pieces, mask, gloss, gloss_mask, at)
+        else:
+            there, leaf_mask = (torch.from_numpy(a).to(device) for a in LeafRows(self.glosses.leaf_counts).of(flat))
+            spans = model.fill(memory.repeat_interleave(count, dim=0), mask, reading.leaves[there], leaf_mask)
+        return spans.unflatten(0, (-1, count)), leaf_mask.unflatten(0, (-1, count))
+
     def _mined(self, queries: Tensor, reading: Reading, batch: Batch) -> list[Tensor]:
-        """Places of the scenarios, other than their own, that the rows are nearest to."""
+        """Places of the scenarios, other than their own, that the rows are nearest to, for the negatives of a step."""
         o = self.optimization
-        if o.negatives != "mined" or not o.hard_negatives:
-            return []
+        return [self._nearest(queries, reading, batch, o.hard_negatives).flatten()] if o.negatives == "mined" else []
+
+    def _ranked(self, queries: Tensor, reading: Reading, batch: Batch) -> Tensor:
+        """The same, for the ranking loss ``[B, ranked]``; none where it does not count."""
+        o = self.optimization
+        return self._nearest(queries, reading, batch, o.ranked if o.ranking_loss else 0)
+
+    @torch.no_grad()
+    def _nearest(self, queries: Tensor, reading: Reading, batch: Batch, count: int) -> Tensor:
+        """Places ``[B, count]`` of the scenarios, other than their own, that the rows are nearest to."""
         assert batch.scenarios is not None
-        near = (queries.detach() @ reading.keys.T).topk(o.hard_negatives + 1).indices
-        return [near[near != batch.scenarios[:, None]]]
+        near = queries @ reading.keys.T
+        near.scatter_(1, batch.scenarios[:, None], -torch.inf)
+        return near.topk(min(count, near.shape[1] - 1)).indices
 
     def _warming_up(self) -> bool:
         share = self.optimization.warmup_share
@@ -260,15 +301,15 @@ def endpoints(batch: Batch, ontology: int, leaves: int) -> Tensor:
     return found.view(len(targets), leaves, 2)
 
 
-def fill_nll(scores: Tensor, spans: Tensor, mask: Tensor) -> Tensor:
-    """Mean negative log-likelihood of the gold spans, a scalar.
+def span_scores(scores: Tensor, spans: Tensor) -> Tensor:
+    """Log-probabilities of these spans.
 
     Args:
-        scores: log-probabilities ``[B, L, S, S]``.
+        scores: of all spans ``[B, L, S, S]``.
         spans: first and last pieces ``[B, L, 2]``.
-        mask: ``[B, L]``, True at leaves.
+
+    Returns:
+        ``[B, L]``.
     """
-    size = scores.shape[3]
-    gold = spans[..., 0] * size + spans[..., 1]
-    found = scores.flatten(2).gather(2, gold[..., None])[..., 0]
-    return -(found * mask).sum() / mask.sum().clamp(min=1)
+    places = spans[..., 0] * scores.shape[3] + spans[..., 1]
+    return scores.flatten(2).gather(2, places[..., None])[..., 0]

@@ -9,6 +9,7 @@ import torch
 
 from assistants import banks, runtime
 from assistants.bundle import Bundle
+from assistants.export import export
 from data.topv2.batches import EncodedCorpus
 from data.topv2.errors import BundleError, MachineError, UsageError
 from data.topv2.frame import Frame
@@ -19,16 +20,19 @@ from data.topv2.tokenization import PieceTokenizer
 from lightning_modules.calibration import calibrate_checkpoint
 from lightning_modules.checkpoints import load_module
 from lightning_modules.datamodule import Assets
-from lightning_modules.raf import RAFModule, RAFOptimizationConfig, endpoints, fill_nll
+from lightning_modules.raf import RAFModule, RAFOptimizationConfig, endpoints, span_scores
+from parsers.pretrained import load_transformer
 from parsers.raf.calibration import calibrate
 from parsers.raf.filling import NEVER, best_spans
-from parsers.raf.model import RAFConfig, SpanHead
+from parsers.raf.model import RAF, RAFConfig, SpanHead
 from parsers.raf.parser import Candidate, RAFDecodingConfig, RAFParser, template, weigh
 from retrieval.bank import ScenarioBank
 from retrieval.glosses import Glosses
 from retrieval.scenario import Scenario
 from scripts.cli import main
+from tests.conftest import TINY_RAF
 from tests.encoders import save_encoder
+from tests.training import fit
 
 
 @pytest.mark.parametrize("leaves", [0, 1, 2, 3])
@@ -104,8 +108,7 @@ def test_gold_spans_are_read_off_the_targets():
     assert found.tolist() == [[[0, 0], [0, 0]], [[0, 0], [0, 0]], [[0, 1], [2, 2]]]
     scores = torch.zeros(3, 2, 3, 3)
     scores[2, 0, 0, 1], scores[2, 1, 2, 2], scores[1, 0, 0, 0] = -1.0, -2.0, -3.0
-    mask = torch.tensor([[False, False], [True, False], [True, True]])
-    assert fill_nll(scores, found, mask).item() == pytest.approx(2.0)
+    assert span_scores(scores, found).tolist() == [[0.0, 0.0], [-3.0, 0.0], [-1.0, -2.0]]
 
 
 def test_glosses_are_cut_with_their_leaves():
@@ -169,8 +172,18 @@ def test_candidates_are_ranked_and_told(raf_checkpoint: Path, corpus: Path):
         assert hypotheses[0].trace["candidates"]
 
 
-@pytest.mark.parametrize(("negatives", "read"), [("bank", None), ("bank", 8), ("mined", None)])
-def test_retrieval_and_filling_learn(negatives: str, read: int | None, corpus: Path, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("model", "optimization"),
+    [
+        ({}, {}),
+        ({}, {"scenarios_read": 8}),
+        ({"spans": "endpoints"}, {"negatives": "mined", "ranking_loss": 1.0}),
+        ({"filling": "together"}, {"ranking_loss": 1.0, "ranked": 2}),
+        ({"encoders": "separate", "pooling": "first"}, {}),
+    ],
+    ids=str,
+)
+def test_retrieval_and_filling_learn(model: dict, optimization: dict, corpus: Path, tmp_path: Path):
     torch.manual_seed(0)
     rows = read_split(corpus, "train")[:48]
     frames = [row.frame.decoupled() for row in rows]
@@ -178,10 +191,10 @@ def test_retrieval_and_filling_learn(negatives: str, read: int | None, corpus: P
     tokenizer, ontology = PieceTokenizer.from_pretrained(str(encoder)), Ontology.from_frames(frames)
     bank, ids = ScenarioBank.from_frames(frames), TargetIds(ontology)
     config = RAFConfig(
-        str(encoder), width=32, decoder_heads=2, decoder_layers=1, length_hidden=16, retrieval_width=16, leaf_width=16
-    )
-    optimization = RAFOptimizationConfig(negatives=negatives, scenarios_read=read, label_smoothing=0.0)
-    module = RAFModule(config, optimization=optimization)
+        str(encoder), width=32, decoder_heads=2, decoder_layers=1, length_hidden=16, retrieval_width=16, leaf_width=16,
+        **model,
+    )  # fmt: skip
+    module = RAFModule(config, optimization=RAFOptimizationConfig(**{"label_smoothing": 0.0, **optimization}))
     module.build(Assets(tokenizer, ontology, "span", bank))
     assert module.model is not None
     sources = tokenizer.batch([row.utterance for row in rows])
@@ -200,6 +213,44 @@ def test_retrieval_and_filling_learn(negatives: str, read: int | None, corpus: P
     module.decoding.compositions, module.decoding.compose_weight = 0, 0.0
     parsed = module.parser().parse([row.utterance for row in rows])
     assert np.mean([h[0].frame == frame for h, frame in zip(parsed, frames, strict=True)]) > 0.8
+
+
+def test_reading_together_does_not_depend_on_padding(tmp_path: Path):
+    texts = ["wake me", "set an alarm for tomorrow at 6", "[ intent | create alarm [ slot | date time ] ]"]
+    encoder = str(save_encoder(tmp_path / "encoder", "roberta", texts))
+    tokenizer = PieceTokenizer.from_pretrained(encoder)
+    config = RAFConfig(encoder, width=32, decoder_heads=2, decoder_layers=1, length_hidden=16, filling="together")
+    model = RAF(config, load_transformer(encoder), tokenizer.prefix, tokenizer.suffix, 5).eval()
+    short, long, gloss = (tokenizer(text).ids for text in texts)
+    pad = [tokenizer.pad_id] * (len(long) - len(short))
+    pieces, longer = torch.tensor([[*short, *pad], list(long)]), torch.tensor([list(gloss), [*gloss[:4], *gloss[4:]]])
+    mask, leaves = torch.arange(len(long))[None] < torch.tensor([[len(short)], [len(long)]]), torch.tensor([[2], [3]])
+    gloss_mask = torch.ones_like(longer, dtype=torch.bool)
+    gloss_mask[1, -2:] = False
+    together = model.fill_together(pieces, mask, longer, gloss_mask, leaves)
+    alone = model.fill_together(torch.tensor([short]), None, torch.tensor([gloss]), gloss_mask[:1], leaves[:1])
+    size = len(short)
+    assert torch.allclose(together[:1, :, :size, :size], alone, atol=1e-4)
+    cut = torch.tensor([gloss[:-2]])
+    other = model.fill_together(torch.tensor([long]), None, cut, torch.ones_like(cut, dtype=torch.bool), leaves[1:])
+    assert torch.allclose(together[1:], other, atol=1e-4)
+
+
+@pytest.mark.parametrize("paper", [{"filling": "together"}, {"encoders": "separate"}])
+def test_what_a_bundle_cannot_hold_is_said(paper: dict, corpus: Path, tmp_path: Path, repository: Path):
+    rows = read_split(corpus, "train")
+    encoder = save_encoder(tmp_path / "encoder", "bert", [row.utterance for row in rows])
+    words = [f"--model.init_args.model.{name}={value}" for name, value in paper.items()]
+    fit(
+        tmp_path, corpus, repository, *TINY_RAF, *words, f"--model.init_args.model.encoder={encoder}",
+        f"--data.pretrained={encoder}", "--run=raf", "--trainer.max_steps=4", "--trainer.val_check_interval=4",
+        "--trainer.check_val_every_n_epoch=null", "--data.validation_rows=8",
+        config=repository / "configs" / "raf_minilm.yaml",
+    )  # fmt: skip
+    checkpoint = tmp_path / "runs" / "raf" / "best.ckpt"
+    assert load_module(checkpoint)[0].parser().parse(["wake me at 6"])[0][0].frame is not None
+    with pytest.raises(UsageError, match="E432"):
+        export(checkpoint, tmp_path / "bundle")
 
 
 def test_without_composition_the_bank_is_never_left(raf_checkpoint: Path, corpus: Path):

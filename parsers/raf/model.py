@@ -3,7 +3,7 @@
 Shrivastava, Desai, Gupta, Elkahky, Livshits, Zotov, Aly 2022, arXiv 2202.00901. In the paper the filling module reads
 utterance and scenario together, once for every candidate. Here the scenario is read once and for all: the states of
 its leaves are kept in a table, and what depends on the utterance is a light decoder. The span pointer that composes
-frames outside of the bank shares the encoder.
+frames outside of the bank shares the encoder. The paper's ways are there by config.
 """
 
 from __future__ import annotations
@@ -19,13 +19,18 @@ from transformers import PreTrainedModel
 
 from parsers.encoders import TransformerBlock
 from parsers.layout import Layout
+from parsers.pretrained import PretrainedEncoder
 from parsers.span_pointer.model import SpanPointer, SpanPointerConfig
 from retrieval.scenario import STYLES
 from retrieval.scoring import POOLINGS, pool
 
 SPANS = ("joint", "endpoints")
+FILLINGS = ("table", "together")
+ENCODERS = ("shared", "separate")
 #: How names of parameters begin that a span pointer does not have.
-_OWN = ("query_head.", "key_head.", "sharpness", "leaf_head.", "leaf_entry.", "fill_blocks.", "spans.")
+_OWN = (
+    "query_head.", "key_head.", "sharpness", "leaf_head.", "leaf_entry.", "fill_blocks.", "spans.", "scenario_encoder.",
+)  # fmt: skip
 
 
 @dataclass
@@ -36,8 +41,11 @@ class RAFConfig(SpanPointerConfig):
         gloss: how scenarios are put into words, a name in :data:`retrieval.scenario.STYLES`.
         pooling: of states to a vector, ``mean`` or ``first``.
         retrieval_width: width of the vectors that are compared.
+        filling: ``table`` looks up what the encoder made of a scenario's leaves and decodes spans from it (ours);
+            ``together`` has the encoder read utterance and scenario in one sequence, for every candidate (the paper).
+        encoders: ``shared``, or ``separate`` ones for utterances and for scenarios that are retrieved.
         leaf_width: width of a leaf's state in the table.
-        fill_layers: blocks of the filling decoder.
+        fill_layers: blocks of the decoder that fills from the table.
         spans: ``joint`` scores first and last piece of a leaf together (ours), ``endpoints`` each by itself (the
             paper's span pointers).
     """
@@ -45,6 +53,8 @@ class RAFConfig(SpanPointerConfig):
     gloss: str = "intrinsic"
     pooling: str = "mean"
     retrieval_width: int = 128
+    filling: str = "table"
+    encoders: str = "shared"
     leaf_width: int = 128
     fill_layers: int = 1
     spans: str = "joint"
@@ -54,6 +64,8 @@ class RAFConfig(SpanPointerConfig):
             ("gloss", self.gloss, STYLES),
             ("pooling", self.pooling, POOLINGS),
             ("spans", self.spans, SPANS),
+            ("filling", self.filling, FILLINGS),
+            ("encoders", self.encoders, ENCODERS),
         ):
             if value not in known:
                 raise ValueError(f"{name} {value!r}: one of {', '.join(known)}")
@@ -105,6 +117,7 @@ class RAF(SpanPointer):
         prefix: special ids before an utterance.
         suffix: special ids after it.
         ontology: ontology tokens.
+        scenario_transformer: the encoder of scenarios, where they have their own.
     """
 
     def __init__(
@@ -114,18 +127,27 @@ class RAF(SpanPointer):
         prefix: Sequence[int],
         suffix: Sequence[int],
         ontology: int,
+        scenario_transformer: PreTrainedModel | None = None,
     ) -> None:
         super().__init__(config, transformer, prefix, suffix, ontology)
         c = config
+        self.scenario_encoder = (
+            None
+            if scenario_transformer is None
+            else PretrainedEncoder(config, scenario_transformer, prefix, suffix, c.width)
+        )
         self.pooling = c.pooling
         self.query_head = nn.Linear(c.width, c.retrieval_width)
         self.key_head = nn.Linear(c.width, c.retrieval_width)
         self.sharpness = nn.Parameter(torch.tensor(math.log(20.0)))
-        self.leaf_head = nn.Linear(c.width, c.leaf_width)
-        self.leaf_entry = nn.Linear(c.leaf_width, c.width)
+        self.fills_together = c.filling == "together"
+        # What is read together with an utterance leaves nothing for a table.
+        self.leaf_width = 0 if self.fills_together else c.leaf_width
+        self.leaf_head = nn.Linear(c.width, c.leaf_width) if self.leaf_width else None
+        self.leaf_entry = nn.Linear(c.leaf_width, c.width) if self.leaf_width else None
         self.fill_blocks = nn.ModuleList(
             TransformerBlock(c.width, c.decoder_heads, c.decoder_heads, c.decoder_feed_forward, c.dropout)
-            for _ in range(c.fill_layers)
+            for _ in range(c.fill_layers if self.leaf_width else 0)
         )
         self.spans = SpanHead(c.width, c.spans == "joint")
 
@@ -133,6 +155,11 @@ class RAF(SpanPointer):
         """See :meth:`parsers.pointer_network.PointerNetwork.load_narrower`; those of a span pointer will do as well."""
         own = {name: value for name, value in self.state_dict().items() if name.startswith(_OWN)}
         super().load_narrower({**own, **parameters}, old, new)
+
+    @property
+    def bankable(self) -> bool:
+        """Whether all that is known of a scenario, but for the utterance, can be had from the encoder of utterances."""
+        return not self.fills_together and self.scenario_encoder is None
 
     @property
     def scale(self) -> Tensor:
@@ -152,14 +179,17 @@ class RAF(SpanPointer):
             leaves: ``[N, L]`` piece that each leaf stands at.
 
         Returns:
-            Unit vectors ``[N, retrieval_width]`` and leaf states ``[N, L, leaf_width]``.
+            Unit vectors ``[N, retrieval_width]`` and leaf states ``[N, L, leaf_width]``, of width 0 where the encoder
+            fills.
         """
-        return self.described(self.encoder(pieces, mask), mask, leaves)
+        return self.described((self.scenario_encoder or self.encoder)(pieces, mask), mask, leaves)
 
     def described(self, states: Tensor, mask: Tensor, leaves: Tensor) -> tuple[Tensor, Tensor]:
         """As :meth:`describe`, for glosses that the encoder has read: its states ``[N, G, width]``."""
         keys = F.normalize(self.key_head(pool(states, mask, self.pooling)).float(), dim=-1)
-        return keys, self.leaf_head(states.gather(1, leaves[:, :, None].expand(-1, -1, states.shape[2])))
+        if self.leaf_head is None:
+            return keys, states.new_zeros((*leaves.shape, 0))
+        return keys, self.leaf_head(at_places(states, leaves))
 
     def fill(self, memory: Tensor, mask: Tensor | None, leaves: Tensor, leaf_mask: Tensor | None) -> Tensor:
         """Scores the spans of each leaf.
@@ -173,8 +203,41 @@ class RAF(SpanPointer):
         Returns:
             Log-probabilities of first and last piece ``[B, L, S, S]``.
         """
+        assert self.leaf_entry is not None
         x = self.leaf_entry(leaves.to(memory.dtype))
         layout, memory_layout = Layout.single(x, leaf_mask), Layout.single(memory, mask)
         for block in self.fill_blocks:
             x = block(x, layout, memory, memory_layout)
         return self.spans(x, memory, mask)
+
+    def fill_together(
+        self, pieces: Tensor, mask: Tensor | None, gloss: Tensor, gloss_mask: Tensor, leaves: Tensor
+    ) -> Tensor:
+        """As :meth:`fill`, the encoder reading utterance, its special ids after it, and scenario in one sequence.
+
+        Args:
+            pieces: of the utterances ``[B, S]``.
+            mask: ``[B, S]``, True at pieces, or None.
+            gloss: pieces of one scenario for each row ``[B, G]``.
+            gloss_mask: ``[B, G]``, True at pieces.
+            leaves: ``[B, L]`` piece of the gloss that each leaf stands at.
+
+        Returns:
+            Log-probabilities of first and last piece ``[B, L, S, S]``.
+        """
+        size = pieces.shape[1]
+        here = torch.ones_like(pieces, dtype=torch.bool) if mask is None else mask
+        assert isinstance(self.encoder, PretrainedEncoder)
+        between = self.encoder.suffix.expand(len(pieces), -1)
+        kept = torch.cat((here, torch.ones_like(between, dtype=torch.bool), gloss_mask), dim=1)
+        # Padding goes behind the scenario, for places are counted from the left.
+        order = (~kept).to(torch.int8).sort(dim=1, stable=True).indices
+        read = torch.cat((pieces, between, gloss), dim=1).gather(1, order)
+        states = self.encoder(read, kept.gather(1, order))
+        at = here.sum(dim=1, keepdim=True) + between.shape[1] + leaves
+        return self.spans(at_places(states, at), states[:, :size], mask)
+
+
+def at_places(states: Tensor, places: Tensor) -> Tensor:
+    """States ``[B, S, W]`` at ``places [B, L]``: ``[B, L, W]``."""
+    return states.gather(1, places[:, :, None].expand(-1, -1, states.shape[2]))

@@ -67,10 +67,8 @@ class RAFBackend(Backend, Protocol):
         """Encoder states and mask ``[B, S]`` to vectors ``[B, D]``."""
         ...
 
-    def fill(
-        self, memory: Any, rows: np.ndarray, mask: np.ndarray, leaves: np.ndarray, leaf_mask: np.ndarray
-    ) -> np.ndarray:
-        """Scores spans ``[N, L, S, S]`` of leaf states ``[N, L, W]`` over the utterances ``rows [N]`` of the batch."""
+    def fill(self, encoded: Encoded, rows: np.ndarray, places: np.ndarray, table: ScenarioTable) -> np.ndarray:
+        """Scores the spans ``[N, L, S, S]`` of the scenarios at ``places [N]`` over the utterances ``rows [N]``."""
         ...
 
 
@@ -268,8 +266,7 @@ class RAFParser(NonAutoregressiveParser):
         """All candidates with the scores of retrieval and filling."""
         rows = np.repeat(np.arange(len(chosen)), [len(row) for row in chosen])
         places = np.array([place for row in chosen for place in row], dtype=np.int64)
-        states, leaf_mask = self.table.of(places)
-        scores = self.backend.fill(encoded.memory, rows, encoded.mask, states, leaf_mask)
+        scores = self.backend.fill(encoded, rows, places, self.table)
         firsts = np.zeros(encoded.mask.shape, dtype=bool)
         lasts = np.zeros(encoded.mask.shape, dtype=bool)
         for row, source in enumerate(encoded.sources):
