@@ -90,6 +90,7 @@ class TOPv2DataModule(pl.LightningDataModule):
         lowercase: fold case before SentencePiece.
         bank: whether to make a scenario bank of the training rows, as parsers need that retrieve.
         bank_splits: further splits whose scenarios, but not rows, are known: supervision that costs no utterance.
+        without_intents: intents whose rows are not trained on, to measure what is added later by text alone.
         variants: for each training row, this many variants with slot values of other rows (see
             :func:`data.topv2.augment.swap_values`).
         varied: probability that a variant stands in for its row, drawn anew in every epoch.
@@ -112,6 +113,7 @@ class TOPv2DataModule(pl.LightningDataModule):
         lowercase: bool = True,
         bank: bool = False,
         bank_splits: list[str] | None = None,
+        without_intents: list[str] | None = None,
         variants: int = 0,
         varied: float = 0.5,
         batch_size: int = 256,
@@ -143,7 +145,12 @@ class TOPv2DataModule(pl.LightningDataModule):
             return
         h: Any = self.hparams
         root = data_root(h.root)
-        train = read_split(root, h.train_split, h.domains)
+        kept_out = set(h.without_intents or ())
+        train = [
+            example
+            for example in read_split(root, h.train_split, h.domains)
+            if kept_out.isdisjoint(intent.label for intent in example.frame.intents())
+        ]
         self.eval_examples = self._subset(read_split(root, h.eval_split, h.domains))
         self.checksum = corpus_checksum(root, h.train_split, h.domains)
         self.trained_on = {(example.domain, example.utterance) for example in train}

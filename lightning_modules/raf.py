@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,6 +25,7 @@ from parsers.raf.parser import LeafRows, RAFDecodingConfig, RAFParser, ScenarioT
 from parsers.raf.torch_backend import RAFTorchBackend
 from retrieval.glosses import GlossBatch, Glosses
 from retrieval.index import IndexConfig, ScenarioIndex
+from retrieval.scenario import Scenario
 from retrieval.scoring import retrieval_nll
 
 #: Pieces and padding that the encoder reads together of a whole bank, and of one step's scenarios.
@@ -126,6 +129,14 @@ class RAFModule(PretrainedModule, NARModule):
             raise UsageError("E441", "RAF needs a scenario bank.", remedy="Set data.bank to true.")
         super().build(assets)
         self.glosses = Glosses(assets.bank, assets.tokenizer, self.config.gloss)
+
+    def add(self, scenarios: Iterable[Scenario]) -> None:
+        """Makes scenarios known without training."""
+        assert self.assets is not None and self.assets.bank is not None
+        bank = self.assets.bank.added(scenarios)
+        self.assets = dataclasses.replace(self.assets, bank=bank)
+        self.glosses = Glosses(bank, self.assets.tokenizer, self.config.gloss)
+        self._table = self.reading = None
 
     def parser(self) -> RAFParser:
         """See :meth:`ParserModule.parser`; the bank is read once for the present parameters."""

@@ -5,8 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import decoding, errors, retrieval, retrieval_scale, span_vs_index
+from benchmarks import decoding, errors, held_out_intents, retrieval, retrieval_scale, span_vs_index
 from benchmarks.span_vs_index import peak_bytes
+from data.topv2.reader import read_split
+from lightning_modules.checkpoints import load_module
+from retrieval.scenario import Scenario
+from tests.conftest import TINY_RAF
+from tests.encoders import save_encoder
+from tests.training import fit
 
 
 def test_peak_counts_what_is_alive_at_once():
@@ -51,6 +57,28 @@ def test_retrieval_is_measured_with_its_oracles(raf_checkpoint: Path, corpus: Pa
         assert found[name]["exact_match"] <= found["any_candidate"]["exact_match"]
     assert found["bank_alone"]["out_of_bank"] == 0.0
     assert out.with_suffix(".png").stat().st_size > 1000
+
+
+def test_held_out_intents_are_added_by_text(corpus: Path, tmp_path: Path, repository: Path, monkeypatch):
+    rows = read_split(corpus, "train")
+    intent = read_split(corpus, "eval")[0].frame.root.label
+    encoder = save_encoder(tmp_path / "encoder", "bert", [row.utterance for row in rows])
+    fit(
+        tmp_path, corpus, repository, *TINY_RAF, f"--model.init_args.model.encoder={encoder}",
+        f"--data.pretrained={encoder}", "--run=raf", f"--data.without_intents=[{intent}]", "--trainer.max_steps=4",
+        "--trainer.val_check_interval=4", "--trainer.check_val_every_n_epoch=null", "--data.validation_rows=8",
+        config=repository / "configs" / "raf_minilm.yaml",
+    )  # fmt: skip
+    checkpoint, out = tmp_path / "runs" / "raf" / "best.ckpt", tmp_path / "out.json"
+    assets = load_module(checkpoint)[0].assets
+    assert assets is not None and assets.bank is not None and intent not in assets.ontology.intents
+    words = ["benchmark", "--checkpoint", str(checkpoint), "--data-root", str(corpus), "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", [*words, "--others", "5"])
+    held_out_intents.main()
+    found = json.loads(out.read_text())
+    with_intent = [row for row in rows if intent in {node.label for node in row.frame.intents()}]
+    assert found["scenarios_added"] == len({str(Scenario.from_frame(row.frame)) for row in with_intent})
+    assert found["exact_match_before"][intent] == 0.0 and found["rows"][intent] > 0
 
 
 def test_search_is_measured_for_every_kind_of_index(tmp_path: Path, monkeypatch):
