@@ -21,11 +21,10 @@ from data.topv2.files import write_json
 from data.topv2.reader import corpus_checksum, data_root, read_split
 from lightning_modules.checkpoints import load_module
 from lightning_modules.evaluation import environment
+from lightning_modules.metrics import RECALL_AT
 from parsers.raf.parser import Candidate, RAFDecodingConfig, RAFParser, weigh
 from retrieval.scenario import Scenario
 
-#: Depths at which recall is told.
-DEPTHS = (1, 5, 16, 100)
 #: Utterances that are read together.
 CHUNK = 256
 
@@ -51,9 +50,9 @@ def main() -> None:
         sources = parser.tokenizer.batch([example.utterance for example in chunk])
         golds = [example.frame.decoupled() for example in chunk]
         places = [parser.table.bank.id(Scenario.from_frame(gold)) for gold in golds]
-        for place, near in zip(places, parser.retrieved(sources, max(DEPTHS)), strict=True):
+        for place, near in zip(places, parser.retrieved(sources, max(RECALL_AT)), strict=True):
             found = np.flatnonzero(near == place)
-            ranks.append(-1 if place is None else int(found[0]) if len(found) else max(DEPTHS))
+            ranks.append(-1 if place is None else int(found[0]) if len(found) else max(RECALL_AT))
         inside = [i for i, place in enumerate(places) if place is not None]
         told = parser.filled([sources[i] for i in inside], [place for place in places if place is not None])
         right = dict(zip(inside, told, strict=True))
@@ -96,9 +95,9 @@ def _figures(ranks: np.ndarray, filled: np.ndarray, modules: list[dict[str, bool
     inside = ranks >= 0
     figures: dict[str, Any] = {
         "in_bank_share": inside.mean(),
-        "recall": {f"at_{n}": (ranks[inside] < n).mean() for n in DEPTHS},
+        "recall": {f"at_{n}": (ranks[inside] < n).mean() for n in RECALL_AT},
         "gold_scenario_given": filled[inside].mean(),
-        "gold_in_top": {f"{n}": (inside & (ranks < n) & filled).mean() for n in DEPTHS},
+        "gold_in_top": {f"{n}": (inside & (ranks < n) & filled).mean() for n in RECALL_AT},
     }
     for name in modules[0]:
         right = np.array([row[name] for row in modules])
@@ -119,8 +118,10 @@ def _plot(figures: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
-    axes.plot(DEPTHS, [figures["recall"][f"at_{n}"] for n in DEPTHS], "o-", label="recall, in-bank rows")
-    axes.plot(DEPTHS, [figures["gold_in_top"][str(n)] for n in DEPTHS], "s--", label="oracle exact match, all rows")
+    axes.plot(RECALL_AT, [figures["recall"][f"at_{n}"] for n in RECALL_AT], "o-", label="recall, in-bank rows")
+    axes.plot(
+        RECALL_AT, [figures["gold_in_top"][str(n)] for n in RECALL_AT], "s--", label="oracle exact match, all rows"
+    )
     axes.axhline(figures["together"]["exact_match"], color="grey", label="exact match")
     axes.set(xscale="log", xlabel="scenarios retrieved", ylabel="percent")
     axes.legend()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -15,6 +16,8 @@ from data.topv2.scoring import exact_match, labelled_brackets
 #: Depths and numbers of slots told apart; the last bucket holds that many or more.
 DEPTHS = 4
 SLOTS = 7
+#: Scenarios retrieved among which the gold one is looked for.
+RECALL_AT = (1, 5, 16, 100)
 
 
 class FrameExactMatch(Metric):
@@ -151,3 +154,35 @@ def _table(names: Sequence[str], counts: Tensor) -> dict[str, dict[str, float]]:
 
 def _size(node: Node) -> int:
     return 1 + sum(1 if isinstance(child, Span) else _size(child) for child in node.children)
+
+
+class ScenarioRecall(Metric):
+    """Share of the rows with a gold scenario in the bank for which it is among the first that are retrieved."""
+
+    full_state_update = False
+    hits: Tensor
+    rows: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("hits", torch.zeros(len(RECALL_AT), dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("rows", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, retrieved: Sequence[np.ndarray], gold: Sequence[int | None]) -> None:
+        """Counts a batch.
+
+        Args:
+            retrieved: for each row places in the bank, best first, the longest of :data:`RECALL_AT` of them.
+            gold: place of its gold scenario, None where the bank lacks it.
+        """
+        for places, place in zip(retrieved, gold, strict=True):
+            if place is not None:
+                self.rows += 1
+                self.hits += torch.tensor(
+                    [bool((places[:n] == place).any()) for n in RECALL_AT], device=self.hits.device
+                )
+
+    def compute(self) -> dict[str, float]:
+        """Percent, by ``recall_at_<n>``."""
+        shares = 100 * self.hits / self.rows.clamp(min=1)
+        return {f"recall_at_{n}": float(share) for n, share in zip(RECALL_AT, shares, strict=True)}

@@ -18,6 +18,7 @@ from data.topv2.batches import Batch
 from data.topv2.errors import UsageError
 from data.topv2.tokenization import PieceTokenizer
 from lightning_modules.datamodule import Assets
+from lightning_modules.metrics import RECALL_AT, ScenarioRecall
 from lightning_modules.nar import NARModule, NAROptimizationConfig
 from lightning_modules.pretrained import PretrainedModule
 from parsers.raf.model import RAF, RAFConfig
@@ -112,6 +113,7 @@ class RAFModule(PretrainedModule, NARModule):
         self.glosses: Glosses | None = None
         self.reading: Reading | None = None
         self._table: ScenarioTable | None = None
+        self.recall = ScenarioRecall()
 
     def make_model(self, tokenizer: PieceTokenizer, ontology: int) -> RAF:
         """See :meth:`ParserModule.make_model` and :meth:`PretrainedModule.make_transformer`."""
@@ -283,6 +285,21 @@ class RAFModule(PretrainedModule, NARModule):
     def on_validation_start(self) -> None:
         """The parameters are others than at the last validation, those of the moving average perhaps."""
         self._table = None
+
+    def validation_step(self, rows: Tensor, batch_idx: int) -> None:
+        """Counts what is retrieved as well."""
+        super().validation_step(rows, batch_idx)
+        examples = [self._datamodule().eval_examples[row] for row in rows.tolist()]
+        parser = self.parser()
+        sources = parser.tokenizer.batch([example.utterance for example in examples])
+        gold = [parser.table.bank.id(Scenario.from_frame(example.frame)) for example in examples]
+        self.recall.update(parser.retrieved(sources, max(RECALL_AT)), gold)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs recall beside the rest."""
+        super().on_validation_epoch_end()
+        self.log_dict({f"val/{name}": value for name, value in self.recall.compute().items()})
+        self.recall.reset()
 
     def on_validation_end(self) -> None:
         """See :meth:`on_validation_start`."""

@@ -170,6 +170,8 @@ def test_candidates_are_ranked_and_told(raf_checkpoint: Path, corpus: Path):
         assert [h.score for h in hypotheses] == sorted((h.score for h in hypotheses), reverse=True)
         assert all(h.frame.utterance == row.utterance for h in hypotheses)
         assert hypotheses[0].trace["candidates"]
+    (log,) = raf_checkpoint.parent.glob("csv/*/metrics.csv")
+    assert "val/recall_at_16" in log.read_text()
 
 
 @pytest.mark.parametrize(

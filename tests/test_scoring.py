@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -5,7 +6,7 @@ from hypothesis import given
 from data.topv2.frame import Frame
 from data.topv2.render import diff_html, html, svg, tree
 from data.topv2.scoring import exact_match, labelled_brackets, official_exact_match, validity
-from lightning_modules.metrics import FrameExactMatch
+from lightning_modules.metrics import FrameExactMatch, ScenarioRecall
 from tests.strategies import frames
 
 UTTERANCE = "remind me to call mum at 6"
@@ -98,3 +99,13 @@ def test_drawings_escape_and_mark_differences():
     assert "#c02626" in diff_html(GOLD, SHORT)
     assert "#c02626" not in diff_html(GOLD, GOLD)
     assert "no well-formed frame" in diff_html(GOLD, None)
+
+
+def test_recall_counts_rows_whose_scenario_the_bank_has():
+    metric = ScenarioRecall()
+    near = np.arange(100)
+    metric.update([near, near, near], [0, 7, None])
+    metric.update([near], [200])
+    assert metric.compute() == pytest.approx(
+        {"recall_at_1": 100 / 3, "recall_at_5": 100 / 3, "recall_at_16": 200 / 3, "recall_at_100": 200 / 3}
+    )
