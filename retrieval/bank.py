@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from data.topv2.errors import BundleError, FrameError, UsageError
-from data.topv2.files import write_json
+from data.topv2.files import check_version, read_json, write_json
 from data.topv2.frame import Frame
 from retrieval.scenario import Scenario
 
@@ -107,13 +106,7 @@ class ScenarioBank:
             BundleError: another format or version.
         """
         try:
-            if value["version"] != VERSION:
-                raise BundleError(
-                    "E340",
-                    f"scenario bank version {value['version']!r}, this framefill reads {VERSION}.",
-                    where=where,
-                    remedy="Export again with this version.",
-                )
+            check_version(value, VERSION, "scenario bank", "E340", where)
             return cls({_starred(text): int(count) for text, count in value["scenarios"].items()})
         except (KeyError, TypeError, ValueError, AttributeError, FrameError) as error:
             raise BundleError(
@@ -131,13 +124,7 @@ class ScenarioBank:
         Raises:
             BundleError: the file is missing or not a bank.
         """
-        try:
-            value = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise BundleError(
-                "E341", f"cannot be read as a scenario bank ({error}).", where=str(path), remedy="Export again."
-            ) from error
-        return cls.from_dict(value, where=str(path))
+        return cls.from_dict(read_json(path, "a scenario bank", "E341"), where=str(path))
 
 
 def _starred(text: str) -> Scenario:

@@ -7,12 +7,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from data.topv2.errors import MachineError
+from data.topv2.errors import BundleError, MachineError
 
 
 def sha256(path: Path | str) -> str:
@@ -56,6 +56,41 @@ def write_bytes(path: Path | str, payload: bytes) -> None:
 def write_json(path: Path | str, value: Any) -> None:
     """Writes ``value`` as indented JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path | str, what: str, code: str) -> Any:
+    """Reads what :func:`write_json` wrote.
+
+    Args:
+        path: the file.
+        what: it holds, for the message of an error.
+        code: of that error.
+
+    Raises:
+        BundleError: the file is missing or not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BundleError(
+            code, f"cannot be read as {what} ({error}).", where=str(path), remedy="Export again."
+        ) from error
+
+
+def check_version(value: Mapping[str, Any], version: int, what: str, code: str, where: str) -> None:
+    """Whether a saved value is of the version that is read here.
+
+    Raises:
+        BundleError: it is of another.
+        KeyError: it names none.
+    """
+    if value["version"] != version:
+        raise BundleError(
+            code,
+            f"{what} version {value['version']!r}, this framefill reads {version}.",
+            where=where,
+            remedy="Export again with this version.",
+        )
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data.topv2.errors import BundleError, FrameError
-from data.topv2.files import write_json
+from data.topv2.files import check_version, read_json, write_json
 from data.topv2.frame import Frame, Intent, Slot, Span
 
 #: Format of the JSON file; a reader refuses a newer one.
@@ -166,13 +165,7 @@ class Ontology:
             BundleError: another format or version.
         """
         try:
-            if value["version"] != VERSION:
-                raise BundleError(
-                    "E310",
-                    f"ontology version {value['version']!r}, this framefill reads {VERSION}.",
-                    where=where,
-                    remedy="Export again with this version.",
-                )
+            check_version(value, VERSION, "ontology", "E310", where)
             return cls(
                 value["intent_slots"], value["slot_intents"], value["slot_spans"], value["slot_empty"], value["roots"]
             )
@@ -190,10 +183,4 @@ class Ontology:
         Raises:
             BundleError: the file is missing or not an ontology.
         """
-        try:
-            value = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise BundleError(
-                "E311", f"cannot be read as an ontology ({error}).", where=str(path), remedy="Export again."
-            ) from error
-        return cls.from_dict(value, where=str(path))
+        return cls.from_dict(read_json(path, "an ontology", "E311"), where=str(path))
