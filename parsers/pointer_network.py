@@ -67,16 +67,17 @@ class PointerNetwork(nn.Module):
         """Takes over the parameters of a model with fewer ontology tokens; those of new tokens stay as they are.
 
         Args:
-            parameters: state of a model of the same sizes.
+            parameters: state of a model of the same sizes, which may have further parts.
             old: its ontology tokens.
             new: the ontology tokens of this model, all of the old ones among them.
 
         Raises:
-            RuntimeError: the sizes differ.
+            RuntimeError: the sizes differ, or a part is missing.
         """
         places = torch.tensor([new.index(token) for token in old])
-        widened = dict(parameters)
-        for name, own in self.state_dict().items():
+        wanted = self.state_dict()
+        widened = {name: value for name, value in parameters.items() if name in wanted}
+        for name, own in wanted.items():
             if name.startswith(("head.ontology.", "token_embedding.")):
                 widened[name] = own.index_copy(0, places, parameters[name].to(own))
         self.load_state_dict(widened)

@@ -26,6 +26,7 @@ from parsers.raf.calibration import calibrate
 from parsers.raf.filling import NEVER, best_spans
 from parsers.raf.model import RAF, RAFConfig, SpanHead
 from parsers.raf.parser import Candidate, RAFDecodingConfig, RAFParser, template, weigh
+from parsers.span_pointer.model import SpanPointer, SpanPointerConfig
 from retrieval.bank import ScenarioBank
 from retrieval.glosses import Glosses
 from retrieval.scenario import Scenario
@@ -253,6 +254,19 @@ def test_what_a_bundle_cannot_hold_is_said(paper: dict, corpus: Path, tmp_path: 
     assert load_module(checkpoint)[0].parser().parse(["wake me at 6"])[0][0].frame is not None
     with pytest.raises(UsageError, match="E432"):
         export(checkpoint, tmp_path / "bundle")
+
+
+def test_its_span_pointer_can_be_had_by_itself(tmp_path: Path):
+    encoder = str(save_encoder(tmp_path / "encoder", "bert", ["wake me at 6"]))
+    sizes = {"encoder": encoder, "width": 32, "decoder_heads": 2, "decoder_layers": 1, "length_hidden": 16}
+    raf = RAF(RAFConfig(**sizes), load_transformer(encoder), [1], [2], 5)
+    alone = SpanPointer(SpanPointerConfig(**sizes), load_transformer(encoder), [1], [2], 6)
+    alone.load_narrower(raf.state_dict(), list("abcde"), list("abcdef"))
+    kept = {name: value for name, value in alone.state_dict().items() if not name.startswith("head.ontology.")}
+    assert all(torch.equal(value, raf.state_dict()[name]) for name, value in kept.items())
+    with pytest.raises(RuntimeError, match="query_head"):
+        lacking = {name: value for name, value in raf.state_dict().items() if not name.startswith("query_head")}
+        super(RAF, raf).load_narrower(lacking, list("abcde"), list("abcde"))
 
 
 def test_without_composition_the_bank_is_never_left(raf_checkpoint: Path, corpus: Path):
