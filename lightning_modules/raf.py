@@ -93,7 +93,6 @@ class RAFModule(PretrainedModule, NARModule):
         model: sizes, and the pretrained encoder.
         decoding: how candidates are found and weighed.
         optimization: how the parameters are fitted.
-        index: how scenarios are searched.
     """
 
     kind = "raf"
@@ -160,7 +159,7 @@ class RAFModule(PretrainedModule, NARModule):
         for name, parameter in self.model.named_parameters():
             if name.startswith(("encoder.", "scenario_encoder.", "key_head.")):
                 digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
-        index = ScenarioIndex.build(reading.keys.cpu().numpy(), digest.hexdigest(), bank.digest, IndexConfig())
+        index = ScenarioIndex.build(reading.keys.cpu().numpy(), digest.hexdigest(), bank.digest, IndexConfig(self.decoding.index))
         return ScenarioTable(bank, index, self.model.scale.item(), reading.leaves.cpu().numpy())
 
     @torch.no_grad()

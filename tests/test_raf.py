@@ -153,6 +153,7 @@ def test_weights_and_the_way_out_of_the_bank_are_learned():
         lambda: RAFConfig(pooling="max"),
         lambda: RAFConfig(spans="tree"),
         lambda: RAFDecodingConfig(scenarios=0),
+        lambda: RAFDecodingConfig(index="tree"),
         lambda: RAFDecodingConfig(compose_weight=0.0),
         lambda: RAFOptimizationConfig(negatives="none"),
     ],
@@ -171,6 +172,11 @@ def test_candidates_are_ranked_and_told(raf_checkpoint: Path, corpus: Path):
         assert [h.score for h in hypotheses] == sorted((h.score for h in hypotheses), reverse=True)
         assert all(h.frame.utterance == row.utterance for h in hypotheses)
         assert hypotheses[0].trace["candidates"]
+    utterances = [row.utterance for row in rows]
+    wanted = module.parser().parse(utterances)
+    module.decoding.index, module._table = "hnsw", None
+    found = module.parser().parse(utterances)
+    assert np.mean([a[0].frame == b[0].frame for a, b in zip(found, wanted, strict=True)]) > 0.8
     (log,) = raf_checkpoint.parent.glob("csv/*/metrics.csv")
     assert "val/recall_at_16" in log.read_text()
 

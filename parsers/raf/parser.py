@@ -26,7 +26,7 @@ from parsers.interface import Hypothesis
 from parsers.nar import Backend, DecodingConfig, Encoded, NonAutoregressiveParser
 from parsers.raf.filling import NEVER, best_spans
 from retrieval.bank import ScenarioBank
-from retrieval.index import ScenarioIndex
+from retrieval.index import KINDS, ScenarioIndex
 from retrieval.scenario import Scenario
 
 
@@ -35,6 +35,7 @@ class RAFDecodingConfig(DecodingConfig):
     """How candidates are found and weighed.
 
     Attributes:
+        index: how scenarios are searched, a name in :data:`retrieval.index.KINDS`; all but ``flat`` are for large banks.
         scenarios: scenarios retrieved and filled for each utterance.
         compositions: frames that the span pointer adds; 0 never leaves the bank, which is the paper's way.
         retrieval_weight: of a scenario's log-probability among those of the bank.
@@ -43,6 +44,7 @@ class RAFDecodingConfig(DecodingConfig):
         leave_score: what a composed frame outside of the bank gets in place of the first two.
     """
 
+    index: str = "flat"
     scenarios: int = 8
     compositions: int = 2
     retrieval_weight: float = 1.0
@@ -52,6 +54,8 @@ class RAFDecodingConfig(DecodingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.index not in KINDS:
+            raise ValueError(f"index {self.index!r}: one of {', '.join(KINDS)}")
         if self.scenarios < 1 or self.compositions < 0:
             raise ValueError(
                 f"scenarios {self.scenarios} must be at least 1, compositions {self.compositions} at least 0"
