@@ -159,7 +159,9 @@ class RAFModule(PretrainedModule, NARModule):
         for name, parameter in self.model.named_parameters():
             if name.startswith(("encoder.", "scenario_encoder.", "key_head.")):
                 digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
-        index = ScenarioIndex.build(reading.keys.cpu().numpy(), digest.hexdigest(), bank.digest, IndexConfig(self.decoding.index))
+        index = ScenarioIndex.build(
+            reading.keys.cpu().numpy(), digest.hexdigest(), bank.digest, IndexConfig(self.decoding.index)
+        )
         return ScenarioTable(bank, index, self.model.scale.item(), reading.leaves.cpu().numpy())
 
     @torch.no_grad()

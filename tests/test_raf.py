@@ -171,7 +171,7 @@ def test_candidates_are_ranked_and_told(raf_checkpoint: Path, corpus: Path):
     for row, hypotheses in zip(rows, parser.parse([row.utterance for row in rows], n_best=3), strict=True):
         assert [h.score for h in hypotheses] == sorted((h.score for h in hypotheses), reverse=True)
         assert all(h.frame.utterance == row.utterance for h in hypotheses)
-        assert hypotheses[0].trace["candidates"]
+        assert hypotheses[0].trace["candidates"] and hypotheses[0].trace["tokens"][0].startswith("IN:")
     utterances = [row.utterance for row in rows]
     wanted = module.parser().parse(utterances)
     module.decoding.index, module._table = "hnsw", None

@@ -200,7 +200,9 @@ class RAFParser(NonAutoregressiveParser):
             candidates.sort(key=lambda candidate: -candidate.score)
             trace = {"pieces": source.pieces, "candidates": [_told(candidate) for candidate in candidates]}
             yield [
-                Hypothesis(self.form.decode(candidate.tokens, source), candidate.score, trace)
+                Hypothesis(
+                    self.form.decode(candidate.tokens, source), candidate.score, {"tokens": candidate.tokens, **trace}
+                )
                 for candidate in candidates[:n_best]
             ]
 
