@@ -91,6 +91,7 @@ class TOPv2DataModule(pl.LightningDataModule):
         bank: whether to make a scenario bank of the training rows, as parsers need that retrieve.
         bank_splits: further splits whose scenarios, but not rows, are known: supervision that costs no utterance.
         without_intents: intents whose rows are not trained on, to measure what is added later by text alone.
+        fraction: share of the training rows to train on, drawn once by a fixed seed, for trials and learning curves.
         variants: for each training row, this many variants with slot values of other rows (see
             :func:`data.topv2.augment.swap_values`).
         varied: probability that a variant stands in for its row, drawn anew in every epoch.
@@ -114,6 +115,7 @@ class TOPv2DataModule(pl.LightningDataModule):
         bank: bool = False,
         bank_splits: list[str] | None = None,
         without_intents: list[str] | None = None,
+        fraction: float = 1.0,
         variants: int = 0,
         varied: float = 0.5,
         batch_size: int = 256,
@@ -127,6 +129,8 @@ class TOPv2DataModule(pl.LightningDataModule):
         self.save_hyperparameters()
         if form not in POINTER_FORMS:
             raise ValueError(f"form {form!r}: one of {sorted(POINTER_FORMS)}")
+        if not 0 < fraction <= 1:
+            raise ValueError(f"fraction {fraction}: above 0, at most 1")
         self.assets: Assets | None = None
         self.train_corpus: EncodedCorpus | None = None
         self.eval_examples: list[Example] = []
@@ -151,6 +155,8 @@ class TOPv2DataModule(pl.LightningDataModule):
             for example in read_split(root, h.train_split, h.domains)
             if kept_out.isdisjoint(intent.label for intent in example.frame.intents())
         ]
+        if h.fraction < 1:
+            train = _drawn(train, round(h.fraction * len(train)))
         self.eval_examples = self._subset(read_split(root, h.eval_split, h.domains))
         self.checksum = corpus_checksum(root, h.train_split, h.domains)
         self.trained_on = {(example.domain, example.utterance) for example in train}
@@ -197,10 +203,7 @@ class TOPv2DataModule(pl.LightningDataModule):
 
     def _subset(self, examples: Sequence[Example]) -> list[Example]:
         limit = self.hparams["validation_rows"]
-        if limit is None or limit >= len(examples):
-            return list(examples)
-        chosen = np.random.default_rng(0).permutation(len(examples))[:limit]
-        return [examples[i] for i in sorted(chosen)]
+        return list(examples) if limit is None else _drawn(examples, limit)
 
     @property
     def domains(self) -> list[str]:
@@ -234,3 +237,9 @@ class TOPv2DataModule(pl.LightningDataModule):
 
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+
+def _drawn(examples: Sequence[Example], rows: int) -> list[Example]:
+    """``rows`` of the examples in their order, the same ones every time; all where there are fewer."""
+    chosen = np.random.default_rng(0).permutation(len(examples))[:rows]
+    return [examples[i] for i in sorted(chosen)]
