@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -81,6 +81,10 @@ def graphs(model: NARModel, vocabulary: int) -> list[Graph]:
     def targets(seed: int) -> dict[str, Tensor]:
         return {**states(seed), "tokens": torch.full((3, 10), -1), "target_lengths": torch.tensor([10, 6, 2])}
 
+    def wholes(seed: int) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        return {**targets(seed), "tokens": torch.randint(0, model.ontology_size + 2, (3, 10), generator=generator)}
+
     made = [
         Graph("encoder", _Part(model, "encode"), utterances, ("memory", "lengths"), {"pieces": rows, "mask": rows}),
         Graph(
@@ -89,6 +93,8 @@ def graphs(model: NARModel, vocabulary: int) -> list[Graph]:
              "target_lengths": {0: batch}},
         ),
     ]  # fmt: skip
+    if model.rescorer is not None:
+        made.append(replace(made[1], name="rescorer", part=_Part(model, "rescore"), inputs=wholes))
     if not isinstance(model, RAF):
         return made
 

@@ -37,7 +37,8 @@ class OnnxBackend:
 
     Args:
         graphs: ``encoder`` (``pieces, mask`` to ``memory, lengths``), ``decoder`` (``memory, pieces, mask, tokens,
-            target_lengths`` to ``scores``), and whatever else the kind of parser has.
+            target_lengths`` to ``scores``), ``rescorer`` (as the decoder) where frames are rescored, and whatever else the
+            kind of parser has.
     """
 
     def __init__(self, graphs: Mapping[str, bytes]) -> None:
@@ -73,6 +74,31 @@ class OnnxBackend:
         lengths: np.ndarray,
     ) -> np.ndarray:
         """See :class:`parsers.nar.Backend`."""
+        return self._judge("decoder", memory, rows, pieces, mask, tokens, lengths)
+
+    def rescore(
+        self,
+        memory: Any,
+        rows: np.ndarray,
+        pieces: np.ndarray,
+        mask: np.ndarray,
+        tokens: np.ndarray,
+        lengths: np.ndarray,
+    ) -> np.ndarray:
+        """See :class:`parsers.nar.Backend`."""
+        return self._judge("rescorer", memory, rows, pieces, mask, tokens, lengths)
+
+    def _judge(
+        self,
+        graph: str,
+        memory: Any,
+        rows: np.ndarray,
+        pieces: np.ndarray,
+        mask: np.ndarray,
+        tokens: np.ndarray,
+        lengths: np.ndarray,
+    ) -> np.ndarray:
+        """The output of a graph that reads targets over rows of a batch."""
         given = {
             "memory": memory[rows],
             "pieces": pieces[rows],
@@ -80,7 +106,7 @@ class OnnxBackend:
             "tokens": tokens,
             "target_lengths": lengths,
         }
-        return self.run("decoder", given)[0]
+        return self.run(graph, given)[0]
 
 
 class RAFOnnxBackend(OnnxBackend):
@@ -156,6 +182,8 @@ def load(path: Path | str, precision: str | None = None, threads: int = 1) -> Bu
     parser: BundleParser
     try:
         decoding, form = bundle.manifest["decoding"], bundle.manifest["form"]
+        if decoding.get("rescored"):
+            graphs["rescorer"] = bundle.read("rescorer" + PRECISIONS[precision])
         if "scenarios" in bundle.manifest:
             graphs["fill"] = bundle.read("fill" + PRECISIONS[precision])
             graphs |= {name: bundle.read(f"{name}.onnx") for name in ("query", "describe")}

@@ -10,8 +10,9 @@ from data.topv2.tokenization import PieceTokenizer
 from lightning_modules.losses import target_nll
 from lightning_modules.parser_module import OptimizationConfig
 from lightning_modules.pretrained import PretrainedModule
-from parsers.autoregressive.model import Autoregressive, AutoregressiveConfig, shifted
+from parsers.autoregressive.model import Autoregressive, AutoregressiveConfig
 from parsers.autoregressive.parser import AutoregressiveDecodingConfig, AutoregressiveParser
+from parsers.pointer_network import shifted
 
 
 class AutoregressiveModule(PretrainedModule):

@@ -14,6 +14,7 @@ from lightning_modules.parser_module import OptimizationConfig, ParserModule
 from parsers.mask_predict import MASKED
 from parsers.nar import DecodingConfig, NonAutoregressiveParser
 from parsers.nar_model import NARConfig, NARModel
+from parsers.pointer_network import shifted
 from parsers.torch_backend import TorchBackend
 
 
@@ -30,6 +31,7 @@ class NAROptimizationConfig(OptimizationConfig):
         teacher: checkpoint of any kind of parser, with the same pieces, labels and form, whose distributions over
             tokens (and lengths, if it predicts them) are learned beside the gold targets (Hinton et al. 2015).
         teacher_weight: share of the loss that is the divergence from the teacher.
+        rescoring_loss: weight of the rescorer's token loss, where the model has one.
         masking: ``everything`` hides every target position (the paper's TOP config); ``uniform`` hides a
             uniformly drawn number of them (conditional masked training), for mask-predict.
     """
@@ -40,6 +42,7 @@ class NAROptimizationConfig(OptimizationConfig):
     r3f_noise: float = 1e-5
     teacher: str | None = None
     teacher_weight: float = 0.5
+    rescoring_loss: float = 1.0
     masking: str = "everything"
 
     def __post_init__(self) -> None:
@@ -65,6 +68,8 @@ class NARModule(ParserModule):
         self._taught_by: Teacher | None = None
         if decoding.passes > 1 and not model.reads_tokens:
             raise ValueError("decoding.passes > 1 needs model.reads_tokens: true and optimization.masking: uniform")
+        if decoding.rescored and not getattr(model, "rescoring_layers", 0):
+            raise ValueError("decoding.rescored needs model.rescoring_layers of at least 1")
         if optimization.masking == "uniform" and not model.reads_tokens:
             raise ValueError("optimization.masking: uniform needs model.reads_tokens: true")
 
@@ -93,9 +98,11 @@ class NARModule(ParserModule):
         tokens = [shown for shown, _ in hidden]
         scores = self._scores(batch, memory, tokens)
         scored = torch.cat([where.flatten() for _, where in hidden])
-        token_loss = target_nll(scores, batch, scored, o.label_smoothing, self.model.ontology_size)
+        size = self.model.ontology_size
+        token_loss = target_nll(scores, batch, scored, o.label_smoothing, size)
         length_loss = smoothed_nll(length_scores, batch.lengths, o.length_smoothing).mean()
         loss = token_loss + o.length_weight * length_loss
+        told = {"tokens": token_loss, "length": length_loss}
         if o.teacher is not None:
             taught_lengths, taught = self._teacher().judged(batch)
             apart = (divergence(taught, scores) * scored).sum() / scored.sum()
@@ -107,7 +114,15 @@ class NARModule(ParserModule):
             moved = self._scores(batch, moved_memory, tokens)
             shaken = (symmetric_divergence(scores, moved) * scored).sum() / scored.sum()
             loss = loss + o.r3f_weight * (shaken + symmetric_divergence(length_scores, moved_lengths).mean())
-        return {"loss": loss, "tokens": token_loss, "length": length_loss}
+        if self.model.rescorer is not None:
+            read = [shifted(targets) for targets in batch.targets]
+            judged = self.model.rescorer.decode_groups(
+                memory, batch.pieces, batch.mask, read, batch.target_masks, batch.lengths
+            ).flatten(0, -2)
+            real = torch.cat([(targets != PAD_TARGET).flatten() for targets in batch.targets])
+            told["rescorer"] = target_nll(judged, batch, real, o.label_smoothing, size)
+            loss = loss + o.rescoring_loss * told["rescorer"]
+        return {"loss": loss, **told}
 
     def _teacher(self) -> Teacher:
         if self._taught_by is None:

@@ -6,9 +6,9 @@ both parse by the very same code. Nothing here imports torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -32,14 +32,23 @@ class DecodingConfig:
         passes: mask-predict passes; 1 decides all positions at once.
         constrained: search among well-formed frames; False takes the best token of every position.
         length_weight: weight of the length's log-probability beside the tokens'.
+        rescored: frames of each utterance, best first, that the rescorer judges; 0 for a model without one.
+        rescoring_weight: share of the rescorer's log-probability in a frame's score, the rest being the decoder's.
+        rescoring_margin: frames whose log-probability is further than this behind the best are not judged, so that an
+            utterance with one likely frame costs no second look.
     """
 
     length_beam: int = 5
     passes: int = 1
     constrained: bool = True
     length_weight: float = 1.0
+    rescored: int = 0
+    rescoring_weight: float = 0.5
+    rescoring_margin: float = 4.0
 
     def __post_init__(self) -> None:
+        if self.rescored and not self.constrained:
+            raise ValueError("rescored frames come from the search among well-formed ones: give constrained: true")
         if self.length_beam < 1 or self.passes < 1:
             raise ValueError(f"length_beam {self.length_beam} and passes {self.passes} must be at least 1")
 
@@ -61,6 +70,18 @@ class Backend(Protocol):
         lengths: np.ndarray,
     ) -> np.ndarray:
         """Scores targets ``[N, T]`` (of ``lengths [N]``) over the utterances ``rows [N]`` of the batch: ``[N, T, V + S]``."""
+        ...
+
+    def rescore(
+        self,
+        memory: Any,
+        rows: np.ndarray,
+        pieces: np.ndarray,
+        mask: np.ndarray,
+        tokens: np.ndarray,
+        lengths: np.ndarray,
+    ) -> np.ndarray:
+        """As :meth:`decode`, for whole targets: ``[N]`` log-probabilities."""
         ...
 
 
@@ -116,8 +137,11 @@ class NonAutoregressiveParser:
     def _parse(self, sources: list[Source], n_best: int) -> Iterator[list[Hypothesis]]:
         encoded = self._encode(sources)
         ranked, prior = self._lengths(encoded)
-        for row, decoded in enumerate(self._search(encoded, ranked, prior, n_best)):
-            yield [self._hypothesis(d, sources[row], ranked[row], prior[row]) for d in decoded]
+        found = self._search(encoded, ranked, prior, n_best)
+        if self.config.rescored:
+            found = self._rescored(encoded, found)
+        for row, decoded in enumerate(found):
+            yield [self._hypothesis(d, sources[row], ranked[row], prior[row]) for d in decoded[:n_best]]
 
     def _encode(self, sources: list[Source]) -> Encoded:
         pieces, mask = pad(sources, self.tokenizer.pad_id)
@@ -142,8 +166,11 @@ class NonAutoregressiveParser:
             yield scores[k, :length, : self.ids.size + len(e.sources[row])].tolist()
 
     def _search(self, encoded: Encoded, ranked: np.ndarray, prior: np.ndarray, n_best: int) -> list[list[Decoded]]:
-        """The best sequences of each row over its length beam."""
+        """The best sequences of each row over its length beam, those to be rescored among them."""
         sources, beam = encoded.sources, ranked.shape[1]
+        wanted = max(n_best, self.config.rescored)
+        # How far behind the best frame another one still counts.
+        margin = math.inf if n_best > 1 else self.config.rescoring_margin if self.config.rescored else 0.0
         candidates: list[list[Lengths]] = [[] for _ in sources]
 
         def score(rows: np.ndarray, columns: slice) -> None:
@@ -157,22 +184,48 @@ class NonAutoregressiveParser:
         everything = range(len(sources))
         wide = n_best > 1
         score(np.array(everything), slice(0, beam if wide else 1))
-        found = [self._best(candidates[row], sources[row], n_best) for row in everything]
+        found = [self._best(candidates[row], sources[row], wanted, margin) for row in everything]
         if not wide and beam > 1:
-            # No token has a log-probability above 0, so a length whose prior is below a finished frame can't win.
+            # No token has a log-probability above 0, so no frame of a length is likelier than the length.
             scores = np.array([best[0].score for best in found])
-            rivals = (prior[:, 1:beam] > scores[:, None]).sum(axis=1)
+            rivals = (prior[:, 1:beam] > scores[:, None] - margin).sum(axis=1)
             behind = np.flatnonzero(rivals)
             if len(behind):
                 score(behind, slice(1, 1 + int(rivals.max())))
                 for row in behind.tolist():
-                    found[row] = self._best(candidates[row], sources[row], n_best)
+                    found[row] = self._best(candidates[row], sources[row], wanted, margin)
         return found
 
-    def _best(self, candidates: list[Lengths], source: Source, n_best: int) -> list[Decoded]:
+    def _best(self, candidates: list[Lengths], source: Source, wanted: int, margin: float) -> list[Decoded]:
         if not self.config.constrained:
             return [greedy(candidates)]
-        return list(islice(decode(self.grammar, candidates, source.edges), n_best))
+        found: list[Decoded] = []
+        for decoded in decode(self.grammar, candidates, source.edges):
+            if found and decoded.score < found[0].score - margin:
+                break
+            found.append(decoded)
+            if len(found) == wanted:
+                break
+        return found
+
+    def _rescored(self, encoded: Encoded, found: list[list[Decoded]]) -> list[list[Decoded]]:
+        """The sequences of each row in the order of decoder and rescorer together; a lone one needs no judge."""
+        rivals = [
+            (row, decoded) for row, all_of_row in enumerate(found) if len(all_of_row) > 1 for decoded in all_of_row
+        ]
+        if not rivals:
+            return found
+        lengths = np.array([len(decoded.ids) for _, decoded in rivals])
+        tokens = np.zeros((len(rivals), int(lengths.max())), dtype=np.int64)
+        for place, (_, decoded) in enumerate(rivals):
+            tokens[place, : lengths[place]] = decoded.ids
+        rows = np.array([row for row, _ in rivals])
+        judged = self.backend.rescore(encoded.memory, rows, encoded.pieces, encoded.mask, tokens, lengths)
+        weight = self.config.rescoring_weight
+        together: list[list[Decoded]] = [[] if len(all_of_row) > 1 else all_of_row for all_of_row in found]
+        for (row, decoded), score in zip(rivals, judged.tolist(), strict=True):
+            together[row].append(replace(decoded, score=(1 - weight) * decoded.score + weight * score))
+        return [sorted(all_of_row, key=lambda decoded: -decoded.score) for all_of_row in together]
 
     def _hypothesis(self, decoded: Decoded, source: Source, lengths: np.ndarray, priors: np.ndarray) -> Hypothesis:
         tokens = self.ids.decode(decoded.ids)

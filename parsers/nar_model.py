@@ -6,14 +6,14 @@ the decoder and the form of the target; the rest is here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from parsers.length import LengthModule
-from parsers.pointer_network import PointerConfig, PointerNetwork
+from parsers.pointer_network import PointerConfig, PointerDecoder, PointerNetwork, shifted
 
 
 @dataclass
@@ -46,15 +46,28 @@ class NARModel(PointerNetwork):
         encoder: see :class:`parsers.pointer_network.PointerNetwork`.
         blocks: of the decoder, without a causal mask.
         ontology: ontology tokens.
+        causal_blocks: of the rescorer; none for a model without.
+
+    Attributes:
+        rescorer: a second decoder over the same encoder states, which scores a whole frame token by token in one pass,
+            each token given those before it (Gu et al. 2018, arXiv 1711.02281, section 3.3, noisy parallel decoding).
     """
 
-    def __init__(self, config: NARConfig, encoder: nn.Module, blocks: Iterable[nn.Module], ontology: int) -> None:
+    def __init__(
+        self,
+        config: NARConfig,
+        encoder: nn.Module,
+        blocks: Iterable[nn.Module],
+        ontology: int,
+        causal_blocks: Sequence[nn.Module] = (),
+    ) -> None:
         c = config
         super().__init__(config, encoder, blocks, ontology, c.reads_tokens)
         self.length = LengthModule(
             c.width, c.length_hidden, c.length_kernels, c.max_length + 1, c.length_dropout, c.length_pooling
         )
         self.lengths = nn.Embedding(c.max_length + 1, c.width) if c.length_embedding else None
+        self.rescorer = PointerDecoder(c, causal_blocks, ontology, reads_tokens=True) if causal_blocks else None
 
     def encode(self, pieces: Tensor, mask: Tensor | None, noise: float = 0.0) -> tuple[Tensor, Tensor]:
         """Utterances to states and lengths.
@@ -84,10 +97,32 @@ class NARModel(PointerNetwork):
         Returns:
             ``[B, T, ontology + S]`` log-probabilities.
         """
-        target_mask = torch.arange(tokens.shape[1], device=tokens.device)[None, :] < lengths[:, None]
-        return self.decode_groups(memory, pieces, mask, [tokens], [target_mask], lengths)
+        return self.decode_groups(memory, pieces, mask, [tokens], [up_to(lengths, tokens)], lengths)
+
+    def rescore(self, memory: Tensor, pieces: Tensor, mask: Tensor | None, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Scores whole targets.
+
+        Args:
+            memory: encoder states ``[B, S, width]``.
+            pieces: ids ``[B, S]``.
+            mask: ``[B, S]``, True at pieces, or None.
+            tokens: target ids ``[B, T]``, anything after the end.
+            lengths: ``[B]`` tokens of each target, at most ``T``.
+
+        Returns:
+            ``[B]`` log-probabilities, as the rescorer sees them.
+        """
+        assert self.rescorer is not None
+        here = up_to(lengths, tokens)
+        scores = self.rescorer.decode_groups(memory, pieces, mask, [shifted(tokens)], [here], lengths)
+        return (scores.gather(2, tokens[:, :, None])[:, :, 0] * here).sum(dim=1)
 
     def _inputs(self, tokens: Tensor, memory: Tensor, lengths: Tensor) -> Tensor:
         """What is known of the targets, their total length included."""
         x = super()._inputs(tokens, memory, lengths)
         return x if self.lengths is None else x + self.lengths(lengths)[:, None, :]
+
+
+def up_to(lengths: Tensor, tokens: Tensor) -> Tensor:
+    """``[B, T]`` of the shape of ``tokens``, True at the first ``lengths [B]`` places of each row."""
+    return torch.arange(tokens.shape[1], device=tokens.device)[None, :] < lengths[:, None]

@@ -36,24 +36,20 @@ class PointerConfig:
     max_length: int = 79
 
 
-class PointerNetwork(nn.Module):
-    """Encoder, embedding of the target, decoder blocks and the head; no text, no Lightning.
+class PointerDecoder(nn.Module):
+    """Embedding of the target, decoder blocks and the head; no text, no Lightning.
 
     Args:
         config: sizes.
-        encoder: ``(pieces [B, S], mask [B, S] or None, noise)`` to states ``[B, S, width]``.
-        blocks: of the decoder, called as :class:`parsers.encoders.LightConvBlock` is.
+        blocks: called as :class:`parsers.encoders.LightConvBlock` is.
         ontology: ontology tokens.
         reads_tokens: whether the decoder reads tokens already decided.
     """
 
-    def __init__(
-        self, config: PointerConfig, encoder: nn.Module, blocks: Iterable[nn.Module], ontology: int, reads_tokens: bool
-    ) -> None:
+    def __init__(self, config: PointerConfig, blocks: Iterable[nn.Module], ontology: int, reads_tokens: bool) -> None:
         super().__init__()
         c = config
         self.max_length, self.ontology_size = c.max_length, ontology
-        self.encoder = encoder
         self.mask_embedding = nn.Parameter(torch.randn(c.width) * 0.1)
         self.token_embedding = nn.Embedding(ontology, c.width) if reads_tokens else None
         self.copied = nn.Linear(c.width, c.width) if reads_tokens else None
@@ -62,25 +58,6 @@ class PointerNetwork(nn.Module):
         self.dropout = ByteDropout(c.input_dropout)
         self.blocks = nn.ModuleList(blocks)
         self.head = PointerHead(c.width, ontology, c.pointer_heads, c.pointer_copy)
-
-    def load_narrower(self, parameters: Mapping[str, Tensor], old: Sequence[str], new: Sequence[str]) -> None:
-        """Takes over the parameters of a model with fewer ontology tokens; those of new tokens stay as they are.
-
-        Args:
-            parameters: state of a model of the same sizes, which may have further parts.
-            old: its ontology tokens.
-            new: the ontology tokens of this model, all of the old ones among them.
-
-        Raises:
-            RuntimeError: the sizes differ, or a part is missing.
-        """
-        places = torch.tensor([new.index(token) for token in old])
-        wanted = self.state_dict()
-        widened = {name: value for name, value in parameters.items() if name in wanted}
-        for name, own in wanted.items():
-            if name.startswith(("head.ontology.", "token_embedding.")):
-                widened[name] = own.index_copy(0, places, parameters[name].to(own))
-        self.load_state_dict(widened)
 
     def decode_groups(
         self,
@@ -127,3 +104,49 @@ class PointerNetwork(nn.Module):
             known = torch.where((tokens >= self.ontology_size)[:, :, None], copies, labels)
             x = torch.where((tokens == MASKED)[:, :, None], x.to(known.dtype), known + positions)
         return x
+
+
+class PointerNetwork(PointerDecoder):
+    """An encoder and its decoder.
+
+    Args:
+        config: sizes.
+        encoder: ``(pieces [B, S], mask [B, S] or None, noise)`` to states ``[B, S, width]``.
+        blocks: of the decoder, called as :class:`parsers.encoders.LightConvBlock` is.
+        ontology: ontology tokens.
+        reads_tokens: whether the decoder reads tokens already decided.
+    """
+
+    def __init__(
+        self, config: PointerConfig, encoder: nn.Module, blocks: Iterable[nn.Module], ontology: int, reads_tokens: bool
+    ) -> None:
+        super().__init__(config, blocks, ontology, reads_tokens)
+        self.encoder = encoder
+
+    def load_narrower(self, parameters: Mapping[str, Tensor], old: Sequence[str], new: Sequence[str]) -> None:
+        """Takes over the parameters of a model with fewer ontology tokens; those of new tokens stay as they are.
+
+        Args:
+            parameters: state of a model of the same sizes, which may have further parts.
+            old: its ontology tokens.
+            new: the ontology tokens of this model, all of the old ones among them.
+
+        Raises:
+            RuntimeError: the sizes differ, or a part is missing.
+        """
+        places = torch.tensor([new.index(token) for token in old])
+        wanted = self.state_dict()
+        widened = {name: value for name, value in parameters.items() if name in wanted}
+        for name, own in wanted.items():
+            if name.removeprefix("rescorer.").startswith(("head.ontology.", "token_embedding.")):
+                widened[name] = own.index_copy(0, places, parameters[name].to(own))
+        self.load_state_dict(widened)
+
+
+def shifted(targets: Tensor) -> Tensor:
+    """What a causal decoder reads to predict ``targets`` ``[G, T]``: at each place the token before it.
+
+    Padding (negative ids) reads as nothing, which no position before it sees.
+    """
+    before = torch.nn.functional.pad(targets[:, :-1], (1, 0), value=MASKED)
+    return before.clamp(min=MASKED)

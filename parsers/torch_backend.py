@@ -22,6 +22,10 @@ class NARModel(Protocol):
         """Log-probabilities ``[B, T, V + S]``."""
         ...
 
+    def rescore(self, memory: Tensor, pieces: Tensor, mask: Tensor | None, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Log-probabilities ``[B]`` of whole targets, where the model has a rescorer."""
+        ...
+
 
 class TorchBackend:
     """Runs a model without gradients in evaluation mode, wherever its parameters are.
@@ -62,14 +66,40 @@ class TorchBackend:
     ) -> np.ndarray:
         """See :class:`parsers.nar.Backend`."""
         with self.evaluating():
-            scores = self.model.decode(
-                memory[self._tensor(rows)],
-                self._tensor(pieces[rows]),
-                self._mask(mask[rows]),
-                self._tensor(tokens),
-                self._tensor(lengths),
-            )
+            scores = self.model.decode(*self._of_rows(memory, rows, pieces, mask, tokens, lengths))
             return scores.float().cpu().numpy()
+
+    def rescore(
+        self,
+        memory: Tensor,
+        rows: np.ndarray,
+        pieces: np.ndarray,
+        mask: np.ndarray,
+        tokens: np.ndarray,
+        lengths: np.ndarray,
+    ) -> np.ndarray:
+        """See :class:`parsers.nar.Backend`."""
+        with self.evaluating():
+            scores = self.model.rescore(*self._of_rows(memory, rows, pieces, mask, tokens, lengths))
+            return scores.float().cpu().numpy()
+
+    def _of_rows(
+        self,
+        memory: Tensor,
+        rows: np.ndarray,
+        pieces: np.ndarray,
+        mask: np.ndarray,
+        tokens: np.ndarray,
+        lengths: np.ndarray,
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
+        """What the model's parts read, for these rows of the batch."""
+        return (
+            memory[self._tensor(rows)],
+            self._tensor(pieces[rows]),
+            self._mask(mask[rows]),
+            self._tensor(tokens),
+            self._tensor(lengths),
+        )
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         assert isinstance(self.model, torch.nn.Module)

@@ -13,9 +13,10 @@ from data.topv2.tokenization import PieceTokenizer
 from lightning_modules.autoregressive import AutoregressiveModule
 from lightning_modules.checkpoints import load_module
 from lightning_modules.datamodule import Assets
-from parsers.autoregressive.model import AutoregressiveConfig, shifted
+from parsers.autoregressive.model import AutoregressiveConfig
 from parsers.autoregressive.parser import AutoregressiveDecodingConfig
 from parsers.mask_predict import MASKED
+from parsers.pointer_network import shifted
 from tests.encoders import save_encoder
 from tests.training import fit
 

@@ -14,8 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from parsers.encoders import TransformerBlock
-from parsers.mask_predict import MASKED
-from parsers.pointer_network import PointerConfig, PointerNetwork
+from parsers.pointer_network import PointerConfig, PointerNetwork, shifted
 from parsers.pretrained import EncoderConfig, PretrainedEncoder
 
 
@@ -76,12 +75,3 @@ class Autoregressive(PointerNetwork):
         read = torch.nn.functional.pad(tokens, (0, 1))
         lengths = torch.full((len(tokens),), read.shape[1], device=tokens.device)
         return self.decode_groups(memory, pieces, mask, [shifted(read)], [None], lengths)[:, -1]
-
-
-def shifted(targets: Tensor) -> Tensor:
-    """What the decoder reads to predict ``targets`` ``[G, T]``: at each place the token before it.
-
-    Padding (negative ids) reads as nothing, which no position before it sees.
-    """
-    before = torch.nn.functional.pad(targets[:, :-1], (1, 0), value=MASKED)
-    return before.clamp(min=MASKED)

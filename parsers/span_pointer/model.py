@@ -24,12 +24,14 @@ class SpanPointerConfig(NARConfig, EncoderConfig):
         decoder_heads: heads of its attention.
         decoder_self_attention: whether positions of the target see each other.
         decoder_feed_forward: inner width of its feed-forward parts.
+        rescoring_layers: causal blocks of the rescorer (:attr:`parsers.nar_model.NARModel.rescorer`), 0 for none.
     """
 
     decoder_layers: int = 2
     decoder_heads: int = 8
     decoder_self_attention: bool = True
     decoder_feed_forward: int = 768
+    rescoring_layers: int = 0
 
 
 class SpanPointer(NARModel):
@@ -58,4 +60,8 @@ class SpanPointer(NARModel):
             TransformerBlock(c.width, self_heads, c.decoder_heads, c.decoder_feed_forward, c.dropout)
             for _ in range(c.decoder_layers)
         ]
-        super().__init__(config, encoder, blocks, ontology)
+        causal = [
+            TransformerBlock(c.width, c.decoder_heads, c.decoder_heads, c.decoder_feed_forward, c.dropout, causal=True)
+            for _ in range(c.rescoring_layers)
+        ]
+        super().__init__(config, encoder, blocks, ontology, causal)

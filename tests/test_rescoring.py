@@ -1,0 +1,118 @@
+"""Frames judged a second time, token by token in one pass."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from assistants import runtime
+from assistants.export import export
+from data.topv2.linearization import TargetIds
+from data.topv2.reader import read_split
+from lightning_modules.checkpoints import load_module
+from lightning_modules.span_pointer import SpanPointerModule
+from parsers.groups import pad
+from parsers.nar import DecodingConfig, NonAutoregressiveParser
+from parsers.span_pointer.model import SpanPointerConfig
+from tests.encoders import save_encoder
+from tests.test_span_pointer import SMALL
+from tests.training import fit
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, corpus: Path, repository: Path) -> Path:
+    folder = tmp_path_factory.mktemp("rescored")
+    encoder = save_encoder(folder / "encoder", "bert", [example.utterance for example in read_split(corpus, "train")])
+    words = [
+        f"--model.init_args.model.encoder={encoder}", f"--data.pretrained={encoder}", "--run=r", "--trainer.max_epochs=2",
+        "--model.init_args.model.rescoring_layers=1", "--model.init_args.decoding.rescored=6",
+        "--model.init_args.decoding.rescoring_margin=30",
+    ]  # fmt: skip
+    fit(folder, corpus, repository, *SMALL, *words, config=repository / "configs" / "span_pointer_minilm.yaml")
+    return folder / "runs" / "r" / "best.ckpt"
+
+
+@pytest.fixture(scope="module")
+def parser(trained: Path) -> NonAutoregressiveParser:
+    found = load_module(trained)[0].parser()
+    assert isinstance(found, NonAutoregressiveParser)
+    return found
+
+
+@pytest.fixture(scope="module")
+def utterances(corpus: Path) -> list[str]:
+    return [example.utterance for example in read_split(corpus, "eval")][:40]
+
+
+def _with(parser: NonAutoregressiveParser, **decoding: float) -> NonAutoregressiveParser:
+    config = replace(parser.config, **decoding)
+    return NonAutoregressiveParser(parser.backend, parser.tokenizer, parser.ontology, "span", config)
+
+
+def test_the_rescorer_sees_only_what_comes_before(trained: Path):
+    model = load_module(trained)[0].model
+    assert model is not None and model.rescorer is not None
+    model.eval()
+    pieces, lengths = torch.tensor([[5, 6, 7]]), torch.tensor([4])
+    memory, _ = model.encode(pieces, None)
+    size = model.ontology_size
+    one, other = torch.tensor([[3, size, size + 2, 1]]), torch.tensor([[3, size, size + 1, 4]])
+    scores = [
+        model.rescorer.decode_groups(memory, pieces, None, [read], [None], lengths)
+        for read in (torch.tensor([[-1, 3, size, size + 2]]), torch.tensor([[-1, 3, size, size + 1]]))
+    ]
+    assert torch.allclose(scores[0][:, :3], scores[1][:, :3], atol=1e-5)
+    assert not torch.allclose(scores[0][:, 3], scores[1][:, 3], atol=1e-4)
+    for tokens, score in zip((one, other), scores, strict=True):
+        wanted = score.gather(2, tokens[:, :, None]).sum(dim=(1, 2))
+        assert torch.allclose(model.rescore(memory, pieces, None, tokens, lengths), wanted, atol=1e-4)
+        padded = torch.nn.functional.pad(tokens, (0, 2))
+        assert torch.allclose(model.rescore(memory, pieces, None, padded, lengths), wanted, atol=1e-4)
+
+
+def test_scores_are_those_of_decoder_and_rescorer_together(parser: NonAutoregressiveParser, utterances: list[str]):
+    alone = _with(parser, rescored=0).parse(utterances, n_best=6)
+    ids, changed = TargetIds(parser.ontology), 0
+    sources = parser.tokenizer.batch(utterances)
+    for row, (found, before) in enumerate(zip(parser.parse(utterances, n_best=6), alone, strict=True)):
+        assert {str(h.frame) for h in found} == {str(h.frame) for h in before}
+        assert [h.score for h in found] == sorted((h.score for h in found), reverse=True)
+        changed += found[0].frame != before[0].frame
+        composed = {str(h.frame): h.score for h in before}
+        pieces, mask = pad([sources[row]], parser.tokenizer.pad_id)
+        memory, _ = parser.backend.encode(pieces, mask)
+        for hypothesis in found:
+            tokens = np.array([ids.encode(hypothesis.trace["tokens"])])
+            judged = parser.backend.rescore(memory, np.array([0]), pieces, mask, tokens, np.array([tokens.shape[1]]))
+            together = 0.5 * composed[str(hypothesis.frame)] + 0.5 * float(judged[0])
+            assert np.isclose(hypothesis.score, together, atol=1e-3)
+    assert changed, "a barely trained rescorer that never disagrees was not asked"
+
+
+def test_one_frame_is_asked_for_as_many_are(parser: NonAutoregressiveParser, utterances: list[str]):
+    """With a margin beyond all frames, the best of one is the best of six; without one, the decoder's own stays."""
+    endless = _with(parser, rescoring_margin=1e6)
+    for one, many in zip(endless.parse(utterances), endless.parse(utterances, n_best=6), strict=True):
+        assert one[0].frame == many[0].frame
+    plain = _with(parser, rescored=0).parse(utterances)
+    for one, before in zip(_with(parser, rescoring_margin=0.0).parse(utterances), plain, strict=True):
+        assert one[0].frame == before[0].frame
+        assert np.isclose(one[0].score, before[0].score, atol=1e-4)
+
+
+def test_bundles_rescore_as_checkpoints_do(
+    trained: Path, parser: NonAutoregressiveParser, utterances: list[str], tmp_path: Path
+):
+    bundle = runtime.load(export(trained, tmp_path / "bundle"), "fp32")
+    for ours, theirs in zip(parser.parse(utterances), bundle.parse(utterances), strict=True):
+        assert ours[0].frame == theirs[0].frame
+        assert np.isclose(ours[0].score, theirs[0].score, atol=1e-3)
+
+
+def test_what_cannot_be_rescored_is_refused():
+    with pytest.raises(ValueError, match="rescoring_layers"):
+        SpanPointerModule(SpanPointerConfig(), DecodingConfig(rescored=4))
+    with pytest.raises(ValueError, match="constrained"):
+        DecodingConfig(rescored=4, constrained=False)
