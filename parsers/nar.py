@@ -210,22 +210,28 @@ class NonAutoregressiveParser:
 
     def _rescored(self, encoded: Encoded, found: list[list[Decoded]]) -> list[list[Decoded]]:
         """The sequences of each row in the order of decoder and rescorer together; a lone one needs no judge."""
-        rivals = [
-            (row, decoded) for row, all_of_row in enumerate(found) if len(all_of_row) > 1 for decoded in all_of_row
-        ]
-        if not rivals:
-            return found
-        lengths = np.array([len(decoded.ids) for _, decoded in rivals])
-        tokens = np.zeros((len(rivals), int(lengths.max())), dtype=np.int64)
-        for place, (_, decoded) in enumerate(rivals):
-            tokens[place, : lengths[place]] = decoded.ids
-        rows = np.array([row for row, _ in rivals])
+        rivals = [(row, decoded) for row, several in enumerate(found) if len(several) > 1 for decoded in several]
+        together: list[list[Decoded]] = [[] if len(several) > 1 else several for several in found]
+        scores = self._together(encoded, [(row, decoded.ids, decoded.score) for row, decoded in rivals])
+        for (row, decoded), score in zip(rivals, scores, strict=True):
+            together[row].append(replace(decoded, score=score))
+        return [sorted(several, key=lambda decoded: -decoded.score) for several in together]
+
+    def _together(self, encoded: Encoded, frames: Sequence[tuple[int, Sequence[int], float]]) -> list[float]:
+        """What decoder and rescorer think of frames, given as row, ids and the decoder's log-probability."""
+        if not frames:
+            return []
+        lengths = np.array([len(ids) for _, ids, _ in frames])
+        tokens = np.zeros((len(frames), int(lengths.max())), dtype=np.int64)
+        for place, (_, ids, _) in enumerate(frames):
+            tokens[place, : len(ids)] = ids
+        rows = np.array([row for row, _, _ in frames])
         judged = self.backend.rescore(encoded.memory, rows, encoded.pieces, encoded.mask, tokens, lengths)
         weight = self.config.rescoring_weight
-        together: list[list[Decoded]] = [[] if len(all_of_row) > 1 else all_of_row for all_of_row in found]
-        for (row, decoded), score in zip(rivals, judged.tolist(), strict=True):
-            together[row].append(replace(decoded, score=(1 - weight) * decoded.score + weight * score))
-        return [sorted(all_of_row, key=lambda decoded: -decoded.score) for all_of_row in together]
+        return [
+            (1 - weight) * score + weight * second
+            for (_, _, score), second in zip(frames, judged.tolist(), strict=True)
+        ]
 
     def _hypothesis(self, decoded: Decoded, source: Source, lengths: np.ndarray, priors: np.ndarray) -> Hypothesis:
         tokens = self.ids.decode(decoded.ids)

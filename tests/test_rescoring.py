@@ -1,5 +1,7 @@
 """Frames judged a second time, token by token in one pass."""
 
+import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +11,8 @@ import torch
 
 from assistants import runtime
 from assistants.export import export
+from benchmarks import rescoring
+from benchmarks.rescoring import Scored
 from data.topv2.linearization import TargetIds
 from data.topv2.reader import read_split
 from lightning_modules.checkpoints import load_module
@@ -109,6 +113,32 @@ def test_bundles_rescore_as_checkpoints_do(
     for ours, theirs in zip(parser.parse(utterances), bundle.parse(utterances), strict=True):
         assert ours[0].frame == theirs[0].frame
         assert np.isclose(ours[0].score, theirs[0].score, atol=1e-3)
+
+
+def test_its_worth_is_measured(trained: Path, corpus: Path, tmp_path: Path, monkeypatch):
+    out = tmp_path / "rescoring.json"
+    words = ["benchmark", "--checkpoint", str(trained), "--data-root", str(corpus), "--out", str(out), "--frames", "4"]
+    monkeypatch.setattr(sys, "argv", words)
+    rescoring.main()
+    found = json.loads(out.read_text())
+    assert list(found["gold_in_top"]) == ["1", "2", "3", "4"]
+    assert {by_weight["0"] for by_weight in found["exact_match"].values()} == {found["gold_in_top"]["1"]}
+    assert out.with_suffix(".png").stat().st_size > 1000
+
+
+def test_weights_and_margins_choose_from_the_same_frames():
+    rows = [
+        [Scored(False, -1.0, -5.0), Scored(True, -2.5, -1.0), Scored(False, -9.0, -0.1)],
+        [Scored(True, -1.0, -2.0)],
+    ]
+    found = rescoring.summary(rows)
+    assert found["exact_match"]["margin 1"] == {f"{weight:g}": 50.0 for weight in rescoring.WEIGHTS}
+    assert found["exact_match"]["margin 2"] == {
+        f"{weight:g}": 100.0 if weight >= 0.3 else 50.0 for weight in rescoring.WEIGHTS
+    }
+    assert found["exact_match"]["margin 8"]["1"] == 50.0
+    assert found["judged"] == {"1": 0.0, "2": 50.0, "3": 50.0, "4": 50.0, "6": 50.0, "8": 50.0}
+    assert found["gold_in_top"] == {"1": 50.0, "2": 100.0, "3": 100.0}
 
 
 def test_what_cannot_be_rescored_is_refused():

@@ -40,7 +40,8 @@ class RAFDecodingConfig(DecodingConfig):
         compositions: frames that the span pointer adds; 0 never leaves the bank, which is the paper's way.
         retrieval_weight: of a scenario's log-probability among those of the bank.
         fill_weight: of the log-probability of its spans.
-        compose_weight: of the span pointer's log-probability of the same frame; 0 leaves it out.
+        compose_weight: of the span pointer's log-probability of the same frame; 0 leaves it out. With ``rescored``, every
+            candidate is judged by its rescorer too.
         leave_score: what a composed frame outside of the bank gets in place of the first two.
     """
 
@@ -306,7 +307,7 @@ class RAFParser(NonAutoregressiveParser):
         return filled
 
     def _judge(self, encoded: Encoded, filled: list[list[Candidate]]) -> None:
-        """Adds the span pointer's log-probability to the frames it did not compose itself."""
+        """Adds the span pointer's log-probability to frames that it did not compose, then its rescorer's to all."""
         if not self.config.compose_weight:
             return
         wanted: dict[tuple[int, int], list[tuple[Candidate, list[int]]]] = {}
@@ -319,8 +320,21 @@ class RAFParser(NonAutoregressiveParser):
                     except FrameError:
                         continue  # a scenario with labels that the span pointer was not trained on
                     wanted.setdefault((row, len(ids)), []).append((candidate, ids))
-        if not wanted:
-            return
+        if wanted:
+            self._compose(encoded, wanted)
+        if self.config.rescored:
+            judged = [
+                (candidate, (row, self.ids.encode(candidate.tokens), candidate.composed))
+                for row, candidates in enumerate(filled)
+                for candidate in candidates
+                if candidate.composed is not None
+            ]
+            scores = self._together(encoded, [frame for _, frame in judged])
+            for (candidate, _), score in zip(judged, scores, strict=True):
+                candidate.composed = score
+
+    def _compose(self, encoded: Encoded, wanted: dict[tuple[int, int], list[tuple[Candidate, list[int]]]]) -> None:
+        """The decoder's log-probability of candidates, given by row and length."""
         rows, lengths = (np.array(column, dtype=np.int64) for column in zip(*wanted, strict=True))
         for (row, length), table in zip(wanted, self._tables(encoded, rows, lengths), strict=True):
             prior = float(encoded.priors[row, length]) * self.config.length_weight

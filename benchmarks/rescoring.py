@@ -1,0 +1,134 @@
+"""What the rescorer is worth: exact match by its weight and margin, and how much better a perfect judge would do.
+
+    python -m benchmarks.rescoring --checkpoint runs/span_pointer_minilm/best.ckpt --data-root $TOPV2_DIR
+
+Every row gets the decoder's frames, best first, scored by decoder and rescorer; weights and margins then choose from the
+same scores. `judged` is the share of rows with a second frame within the margin, the only ones that cost another pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from rich.progress import track
+
+from data.topv2.files import write_json
+from data.topv2.reader import corpus_checksum, data_root, read_split
+from lightning_modules.checkpoints import load_module
+from lightning_modules.evaluation import CHUNK, environment
+from parsers.nar import DecodingConfig, NonAutoregressiveParser
+
+WEIGHTS = tuple(round(0.1 * step, 1) for step in range(11))
+MARGINS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A frame of the list: whether it is the gold one, and its log-probabilities."""
+
+    exact: bool
+    decoder: float
+    rescorer: float
+
+
+def main() -> None:
+    """Measures, prints, writes and draws."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--checkpoint", type=Path, required=True)
+    options.add_argument("--data-root")
+    options.add_argument("--split", default="eval")
+    options.add_argument("--rows", type=int, help="about so many rows, evenly spread (default: all)")
+    options.add_argument("--frames", type=int, default=8, help="frames of each row that are judged")
+    options.add_argument("--out", type=Path, default=Path("results/span_pointer_minilm/rescoring.json"))
+    given = options.parse_args()
+    root = data_root(given.data_root)
+    examples = read_split(root, given.split)
+    examples = examples[:: max(1, len(examples) // given.rows)] if given.rows else examples
+    module, made = load_module(given.checkpoint)
+    if not isinstance(module.decoding, DecodingConfig) or not module.decoding.rescored:
+        raise SystemExit(f"{given.checkpoint} has no rescorer: train with model.rescoring_layers and decoding.rescored")
+    parsers = []
+    for weight in (0.0, 1.0):
+        module.decoding = replace(module.decoding, rescored=given.frames, rescoring_weight=weight)
+        parsers.append(module.parser())
+    rows: list[list[Scored]] = []
+    for begin in track(range(0, len(examples), CHUNK), "parsing"):
+        chunk = examples[begin : begin + CHUNK]
+        golds = [example.frame.decoupled() for example in chunk]
+        rows += _scored(parsers, [example.utterance for example in chunk], golds, given.frames)
+    figures = summary(rows)
+    write_json(
+        given.out,
+        {
+            **figures,
+            "made": {"checkpoint": str(given.checkpoint), "decoding": made["decoding"]},
+            "evaluated_on": corpus_checksum(root, given.split),
+            "environment": environment(),
+        },
+    )
+    for name, value in figures.items():
+        print(f"{name:16} {value}")
+    _plot(figures, given.out.with_suffix(".png"))
+
+
+def _scored(parsers: list[Any], utterances: list[str], golds: list[Any], frames: int) -> list[list[Scored]]:
+    """The frames of each utterance, in the decoder's order."""
+    assert all(isinstance(parser, NonAutoregressiveParser) for parser in parsers)
+    by_decoder, by_rescorer = (parser.parse(utterances, n_best=frames) for parser in parsers)
+    found = []
+    for gold, composed, judged in zip(golds, by_decoder, by_rescorer, strict=True):
+        second = {tuple(h.trace["tokens"]): h.score for h in judged}
+        found.append([Scored(h.frame == gold, h.score, second[tuple(h.trace["tokens"])]) for h in composed])
+    return found
+
+
+def summary(rows: list[list[Scored]]) -> dict[str, Any]:
+    """Percent of the rows, by weight and margin.
+
+    Args:
+        rows: the frames of each row, in the decoder's order.
+    """
+
+    def percent(chosen: list[bool]) -> float:
+        return round(100 * sum(chosen) / len(chosen), 2)
+
+    def choice(row: list[Scored], weight: float, margin: float) -> bool:
+        near = [frame for frame in row if frame.decoder >= row[0].decoder - margin]
+        return max(near, key=lambda f: (1 - weight) * f.decoder + weight * f.rescorer).exact
+
+    return {
+        "count": len(rows),
+        "exact_match": {
+            f"margin {margin:g}": {f"{weight:g}": percent([choice(row, weight, margin) for row in rows]) for weight in WEIGHTS}
+            for margin in MARGINS
+        },
+        "judged": {
+            f"{margin:g}": percent([len(row) > 1 and row[1].decoder >= row[0].decoder - margin for row in rows])
+            for margin in MARGINS
+        },
+        "gold_in_top": {
+            str(n): percent([any(frame.exact for frame in row[:n]) for row in rows])
+            for n in range(1, 1 + max(len(row) for row in rows))
+        },
+    }  # fmt: skip
+
+
+def _plot(figures: dict[str, Any], path: Path) -> None:
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    for name, by_weight in figures["exact_match"].items():
+        axes.plot(WEIGHTS, list(by_weight.values()), "o-", markersize=3, label=name)
+    axes.set(xlabel="weight of the rescorer", ylabel="exact match, percent")
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    main()
