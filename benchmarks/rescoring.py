@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from rich.progress import track
 
-from data.topv2.files import write_json
+from data.topv2.files import write_bytes, write_json
+from data.topv2.pictures import canvas, png
 from data.topv2.reader import corpus_checksum, data_root, read_split
 from lightning_modules.checkpoints import load_module
 from lightning_modules.evaluation import CHUNK, environment
@@ -118,16 +118,12 @@ def summary(rows: list[list[Scored]]) -> dict[str, Any]:
 
 
 def _plot(figures: dict[str, Any], path: Path) -> None:
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    figure, axes = canvas(6, 4)
     for name, by_weight in figures["exact_match"].items():
         axes.plot(WEIGHTS, list(by_weight.values()), "o-", markersize=3, label=name)
     axes.set(xlabel="weight of the rescorer", ylabel="exact match, percent")
     axes.legend()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    write_bytes(path, png(figure))
 
 
 if __name__ == "__main__":

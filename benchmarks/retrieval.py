@@ -13,11 +13,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from rich.progress import track
 
-from data.topv2.files import write_json
+from data.topv2.files import write_bytes, write_json
+from data.topv2.pictures import canvas, png
 from data.topv2.reader import corpus_checksum, data_root, read_split
 from lightning_modules.checkpoints import load_module
 from lightning_modules.evaluation import environment
@@ -114,10 +114,7 @@ def _figures(ranks: np.ndarray, filled: np.ndarray, modules: list[dict[str, bool
 
 
 def _plot(figures: dict[str, Any], path: Path) -> None:
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    figure, axes = canvas(6, 4)
     axes.plot(RECALL_AT, [figures["recall"][f"at_{n}"] for n in RECALL_AT], "o-", label="recall, in-bank rows")
     axes.plot(
         RECALL_AT, [figures["gold_in_top"][str(n)] for n in RECALL_AT], "s--", label="oracle exact match, all rows"
@@ -125,8 +122,7 @@ def _plot(figures: dict[str, Any], path: Path) -> None:
     axes.axhline(figures["together"]["exact_match"], color="grey", label="exact match")
     axes.set(xscale="log", xlabel="scenarios retrieved", ylabel="percent")
     axes.legend()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    write_bytes(path, png(figure))
 
 
 if __name__ == "__main__":

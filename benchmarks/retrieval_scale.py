@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import argparse
 import time
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from rich.progress import track
 
 from data.topv2.files import write_bytes, write_json
+from data.topv2.pictures import canvas, png
 from lightning_modules.evaluation import environment
 from retrieval.index import KINDS, IndexConfig, ScenarioIndex
 
@@ -86,10 +84,9 @@ def measure(vectors: np.ndarray, queries: np.ndarray, exact: np.ndarray, config:
 
 def plot(found: dict[str, dict[str, dict[str, float]]]) -> bytes:
     """Every figure against the size of the bank, a line for each kind, as PNG."""
-    figure = Figure(figsize=(11, 3), layout="constrained")
-    FigureCanvasAgg(figure)
     names = ("recall_at_1", "p50_ms", "megabytes", "build_seconds")
-    for axes, name in zip(figure.subplots(1, len(names)), names, strict=True):
+    figure, columns = canvas(11, 3, len(names))
+    for axes, name in zip(columns, names, strict=True):
         for kind, sizes in found.items():
             axes.plot([int(size) for size in sizes], [entry[name] for entry in sizes.values()], marker="o", label=kind)
         axes.set(xscale="log", xlabel="scenarios", title=name.replace("_", " "))
@@ -97,9 +94,7 @@ def plot(found: dict[str, dict[str, dict[str, float]]]) -> bytes:
             axes.set_yscale("log")
         axes.grid(alpha=0.3)
         axes.legend()
-    buffer = BytesIO()
-    figure.savefig(buffer, dpi=120)
-    return buffer.getvalue()
+    return png(figure)
 
 
 def _unit(vectors: Any) -> np.ndarray:

@@ -103,23 +103,37 @@ def _parser() -> argparse.ArgumentParser:
     for action in (adding, removing):
         action.add_argument("scenarios", nargs="+", help="brackets without words; a childless slot holds text")
 
-    bench = commands.add_parser("bench", help="longer experiments: the low-resource protocol")
+    bench = commands.add_parser("bench", help="longer experiments: the low-resource protocol, ablations")
     protocols = bench.add_subparsers(title="experiments", metavar="EXPERIMENT", required=True)
     low = _command(protocols, "low-resource", _low_resource,
                    "train on source domains, fine-tune on a few rows of the others, plot the curve (Chen et al. 2020)",
                    "framefill bench low-resource --config configs/conv_nar.yaml")  # fmt: skip
-    low.add_argument("--config", type=Path, required=True, help="the parser's config")
+    ablations = _command(protocols, "ablations", _ablations,
+                         "train a parser as it is and with one thing changed at a time, compare exact match",
+                         "framefill bench ablations --config configs/span_pointer_minilm.yaml "
+                         "--changes configs/ablations/no_*.yaml")  # fmt: skip
+    ablations.add_argument(
+        "--trial", type=Path, default=Path("configs/ablations/quarter.yaml"),
+        help="config laid over all of them, to make the trainings short (default: %(default)s)",
+    )  # fmt: skip
+    ablations.add_argument(
+        "--changes", nargs="+", type=Path, required=True, help="configs, each laid over the parser's, or a whole one"
+    )
+    for experiment in (low, ablations):
+        experiment.add_argument("--config", type=Path, required=True, help="the parser's config")
+        experiment.add_argument("--data-root", help="corpus folder (default: the variable TOPV2_DIR)")
+        experiment.add_argument(
+            "--fit", nargs=argparse.REMAINDER, default=[], help="last: options for every `framefill fit`"
+        )
     low.add_argument(
         "--fine-tuning", type=Path, default=Path("configs/low_resource.yaml"),
         help="config laid over it for the target domains (default: %(default)s)",
     )  # fmt: skip
-    low.add_argument("--data-root", help="corpus folder (default: the variable TOPV2_DIR)")
     low.add_argument("--targets", nargs="+", default=["reminder", "weather"], help="domains (default: %(default)s)")
     low.add_argument(
         "--spis", nargs="+", type=int, default=[10, 25, 50, 100, 250, 500, 1000],
         help="samples per intent and slot (default: %(default)s)",
     )  # fmt: skip
-    low.add_argument("--fit", nargs=argparse.REMAINDER, default=[], help="last: options for every `framefill fit`")
 
     data = commands.add_parser("data", help="verify, describe, sample, download, convert or synthesise a corpus")
     actions = data.add_subparsers(title="actions", metavar="ACTION", required=True)
@@ -327,6 +341,13 @@ def _low_resource(options: Any) -> None:
         options.config, options.fine_tuning, options.data_root, options.targets, options.spis, options.fit
     )
     print(f"curve: {out / 'curve.json'}\nplot: {out / 'curve.png'}")
+
+
+def _ablations(options: Any) -> None:
+    from scripts.ablations import ablations
+
+    out = ablations(options.config, options.trial, options.changes, options.data_root, options.fit)
+    print(f"table: {out / 'table.json'}\nplot: {out / 'table.png'}")
 
 
 def _verify(options: Any) -> None:

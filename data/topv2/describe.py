@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections import Counter
 from collections.abc import Sequence
 from html import escape
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data.topv2.files import write_text
+from data.topv2.pictures import canvas, png
 from data.topv2.reader import SPLITS, Example, read_split
 from data.topv2.spis import labels
 
@@ -77,21 +77,14 @@ def _counts(splits: dict[str, list[Example]]) -> str:
 
 
 def _axes(title: str) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
+    figure, axes = canvas(9, 3.2)
     axes.set_title(title)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
 
 def _figure(figure: Any, caption: str) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    code = base64.b64encode(buffer.getvalue()).decode()
+    code = base64.b64encode(png(figure)).decode()
     return f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{code}"></figure>'
 
 

@@ -1,0 +1,63 @@
+"""Trainings that an experiment consists of: each a ``framefill fit`` in a process of its own, done once.
+
+The record of a training marks it as done, and a training without one continues from its last checkpoint, so a killed
+experiment is taken up where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data.topv2.errors import UsageError
+
+
+def name_of(config: Path) -> str:
+    """The run that a config names.
+
+    Raises:
+        UsageError: the config cannot be read or names no run.
+    """
+    try:
+        return str(yaml.safe_load(config.read_text(encoding="utf-8"))["run"])
+    except (OSError, TypeError, KeyError, yaml.YAMLError) as error:
+        raise UsageError(
+            "E404", f"not a config with a run's name ({error!r}).", where=str(config), remedy="See configs/."
+        ) from error
+
+
+def fit(run: str, words: Sequence[str]) -> Path:
+    """The best checkpoint of a training, which is done or continued unless its record is there.
+
+    Args:
+        run: its name.
+        words: for ``framefill fit``.
+
+    Raises:
+        UsageError: the training failed.
+    """
+    if not _path(run).exists():
+        print(f"\n{run}", flush=True)
+        command = [sys.executable, "-m", "scripts.cli", "fit", *words, "--run", run, "--resume", "true"]
+        if status := subprocess.run(command).returncode:
+            raise UsageError(
+                "E405",
+                f"the training {run} ended with status {status}.",
+                remedy="Mend what it says above and run the command again; what is done is kept.",
+            )
+    return Path("runs") / run / "best.ckpt"
+
+
+def record(run: str) -> dict[str, Any]:
+    """The record of a training that is done."""
+    return json.loads(_path(run).read_text(encoding="utf-8"))
+
+
+def _path(run: str) -> Path:
+    return Path("results") / run / "metrics.json"
