@@ -7,7 +7,7 @@ from torch import Tensor
 
 from data.topv2.batches import PAD_TARGET, Batch
 from data.topv2.tokenization import PieceTokenizer
-from lightning_modules.losses import target_nll
+from lightning_modules.losses import by_row, mean_of_places, target_nll
 from lightning_modules.parser_module import OptimizationConfig
 from lightning_modules.pretrained import PretrainedModule
 from parsers.autoregressive.model import Autoregressive, AutoregressiveConfig
@@ -62,5 +62,7 @@ class AutoregressiveModule(PretrainedModule):
         assert self.model is not None
         _, scores = self.judge(batch)
         scored = torch.cat([(targets != PAD_TARGET).flatten() for targets in batch.targets])
-        loss = target_nll(scores, batch, scored, self.optimization.label_smoothing, self.model.ontology_size)
-        return {"loss": loss}
+        losses = target_nll(scores, batch, self.optimization.label_smoothing, self.model.ontology_size)
+        if batch.report is not None:
+            batch.report(by_row(losses.detach(), batch, scored))
+        return {"loss": mean_of_places(losses, batch, scored)}

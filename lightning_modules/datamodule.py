@@ -17,11 +17,15 @@ from data.topv2.batches import BatchStream, EncodedCorpus
 from data.topv2.frame import Frame
 from data.topv2.linearization import POINTER_FORMS, TargetIds
 from data.topv2.ontology import Ontology
+from data.topv2.pruning import Pruning
 from data.topv2.reader import Example, corpus_checksum, data_root, read_split
 from data.topv2.tokenization import PieceTokenizer
 from lightning_modules.saved import read_checkpoint
 from retrieval.bank import ScenarioBank
 from retrieval.scenario import Scenario
+
+#: Share of a training after which no row is left out any more (Qin et al. 2024, section 3.3).
+WHOLE_FROM = 0.875
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,8 @@ class TOPv2DataModule(pl.LightningDataModule):
         variants: for each training row, this many variants with slot values of other rows (see
             :func:`data.topv2.augment.swap_values`).
         varied: probability that a variant stands in for its row, drawn anew in every epoch.
+        pruned: probability that an epoch leaves out a row whose last loss is below the mean (InfoBatch, see
+            :class:`data.topv2.pruning.Pruning`); 0 for none. The last eighth of the epochs has every row.
         batch_size: utterances in a training batch.
         seed: order of the batches.
         validation_rows: validate on this many eval rows, drawn once by a fixed seed; ``None`` for all.
@@ -118,6 +124,7 @@ class TOPv2DataModule(pl.LightningDataModule):
         fraction: float = 1.0,
         variants: int = 0,
         varied: float = 0.5,
+        pruned: float = 0.0,
         batch_size: int = 256,
         seed: int = 0,
         validation_rows: int | None = None,
@@ -214,10 +221,27 @@ class TOPv2DataModule(pl.LightningDataModule):
         """Batches of like lengths, resumable at any batch."""
         assert self.train_corpus is not None
         h: Any = self.hparams
-        self._stream = BatchStream(self.train_corpus, h.batch_size, h.seed, True, h.varied, *self._ranks())
+        if self._stream is None:
+            pruning = self._pruning(len(self.train_corpus)) if h.pruned else None
+            self._stream = BatchStream(self.train_corpus, h.batch_size, h.seed, True, h.varied, *self._ranks(), pruning)
         if self._stream_state is not None:
             self._stream.load_state_dict(self._stream_state)
+            self._stream_state = None
+        self._stream.turn()
         return self._stream
+
+    def _pruning(self, rows: int) -> Pruning:
+        """What leaves rows out.
+
+        Raises:
+            ValueError: the trainer would not ask how long each epoch is, or does not know how many there will be.
+        """
+        epochs = 1 if self.trainer is None else self.trainer.max_epochs or -1
+        if self.trainer is not None and self.trainer.reload_dataloaders_every_n_epochs != 1:  # type: ignore[attr-defined]
+            raise ValueError("epochs differ in length: data.pruned needs trainer.reload_dataloaders_every_n_epochs: 1")
+        if epochs < 1:
+            raise ValueError("data.pruned needs trainer.max_epochs, for the last epochs have every row")
+        return Pruning(rows, self.hparams["pruned"], WHOLE_FROM * epochs)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the training batches stand, for the checkpoint."""

@@ -31,23 +31,49 @@ def smoothed_nll(log_probs: Tensor, target: Tensor, smoothing: float, allowed: T
     return (1 - smoothing) * nll + smoothing * uniform
 
 
-def target_nll(scores: Tensor, batch: Batch, scored: Tensor, smoothing: float, ontology: int) -> Tensor:
-    """Mean of :func:`smoothed_nll` over target places, a scalar.
+def target_nll(scores: Tensor, batch: Batch, smoothing: float, ontology: int) -> Tensor:
+    """:func:`smoothed_nll` of every target place.
 
     Args:
         scores: log-probabilities of all target places, the groups of ``batch`` end to end, ``[places, ontology + S]``.
         batch: what was scored.
-        scored: ``[places]``, True where the loss counts.
         smoothing: mass spread over ontology tokens and the pieces that the row has.
         ontology: ontology tokens.
+
+    Returns:
+        ``[places]``, without meaning where nothing is.
     """
     allowed = None
     if batch.mask is not None and smoothing:
-        steps = torch.cat([batch.lengths.new_full((len(t),), t.shape[1]) for t in batch.targets])
-        pieces = batch.mask.repeat_interleave(steps, dim=0)
+        pieces = batch.mask.repeat_interleave(steps(batch), dim=0)
         allowed = torch.cat((pieces.new_ones(len(pieces), ontology), pieces), dim=1)
     targets = torch.cat([targets.flatten() for targets in batch.targets]).clamp(min=0)
-    return (smoothed_nll(scores, targets, smoothing, allowed) * scored).sum() / scored.sum()
+    return smoothed_nll(scores, targets, smoothing, allowed)
+
+
+def steps(batch: Batch) -> Tensor:
+    """Target places of each row ``[B]``, padding included."""
+    return torch.cat([batch.lengths.new_full((len(t),), t.shape[1]) for t in batch.targets])
+
+
+def mean_of_places(losses: Tensor, batch: Batch, scored: Tensor) -> Tensor:
+    """Mean of ``losses [places]`` over the target places that are ``scored [places]``, each row by its weight; a scalar."""
+    shares = scored if batch.weights is None else scored * batch.weights.repeat_interleave(steps(batch))
+    return (losses * shares).sum() / scored.sum()
+
+
+def mean_of_rows(losses: Tensor, batch: Batch) -> Tensor:
+    """Mean of ``losses [B]``, each row by its weight; a scalar."""
+    return losses.mean() if batch.weights is None else (losses * batch.weights).mean()
+
+
+def by_row(losses: Tensor, batch: Batch, scored: Tensor) -> Tensor:
+    """Mean of ``losses [places]`` over the ``scored [places]`` of each row; ``[B]``."""
+    rows = torch.arange(len(batch.lengths), device=losses.device).repeat_interleave(steps(batch))
+    summed = losses.new_zeros((2, len(batch.lengths))).index_add(
+        1, rows, torch.stack((losses * scored, scored.to(losses)))
+    )
+    return summed[0] / summed[1].clamp(min=1)
 
 
 def divergence(wanted: Tensor, found: Tensor) -> Tensor:

@@ -9,7 +9,15 @@ from torch import Tensor
 
 from data.topv2.batches import PAD_TARGET, Batch
 from lightning_modules.distillation import Teacher
-from lightning_modules.losses import divergence, smoothed_nll, symmetric_divergence, target_nll
+from lightning_modules.losses import (
+    by_row,
+    divergence,
+    mean_of_places,
+    mean_of_rows,
+    smoothed_nll,
+    symmetric_divergence,
+    target_nll,
+)
 from lightning_modules.parser_module import OptimizationConfig, ParserModule
 from parsers.mask_predict import MASKED
 from parsers.nar import DecodingConfig, NonAutoregressiveParser
@@ -99,28 +107,32 @@ class NARModule(ParserModule):
         scores = self._scores(batch, memory, tokens)
         scored = torch.cat([where.flatten() for _, where in hidden])
         size = self.model.ontology_size
-        token_loss = target_nll(scores, batch, scored, o.label_smoothing, size)
-        length_loss = smoothed_nll(length_scores, batch.lengths, o.length_smoothing).mean()
+        of_places = target_nll(scores, batch, o.label_smoothing, size)
+        of_lengths = smoothed_nll(length_scores, batch.lengths, o.length_smoothing)
+        if batch.report is not None:
+            batch.report(by_row(of_places.detach(), batch, scored) + o.length_weight * of_lengths.detach())
+        token_loss, length_loss = mean_of_places(of_places, batch, scored), mean_of_rows(of_lengths, batch)
         loss = token_loss + o.length_weight * length_loss
         told = {"tokens": token_loss, "length": length_loss}
         if o.teacher is not None:
             taught_lengths, taught = self._teacher().judged(batch)
-            apart = (divergence(taught, scores) * scored).sum() / scored.sum()
+            apart = mean_of_places(divergence(taught, scores), batch, scored)
             if taught_lengths is not None:
-                apart = apart + o.length_weight * divergence(taught_lengths, length_scores).mean()
+                apart = apart + o.length_weight * mean_of_rows(divergence(taught_lengths, length_scores), batch)
             loss = (1 - o.teacher_weight) * loss + o.teacher_weight * apart
         if o.r3f_weight:
             moved_memory, moved_lengths = self.model.encode(batch.pieces, batch.mask, o.r3f_noise)
             moved = self._scores(batch, moved_memory, tokens)
-            shaken = (symmetric_divergence(scores, moved) * scored).sum() / scored.sum()
-            loss = loss + o.r3f_weight * (shaken + symmetric_divergence(length_scores, moved_lengths).mean())
+            shaken = mean_of_places(symmetric_divergence(scores, moved), batch, scored)
+            shaken = shaken + mean_of_rows(symmetric_divergence(length_scores, moved_lengths), batch)
+            loss = loss + o.r3f_weight * shaken
         if self.model.rescorer is not None:
             read = [shifted(targets) for targets in batch.targets]
             judged = self.model.rescorer.decode_groups(
                 memory, batch.pieces, batch.mask, read, batch.target_masks, batch.lengths
             ).flatten(0, -2)
             real = torch.cat([(targets != PAD_TARGET).flatten() for targets in batch.targets])
-            told["rescorer"] = target_nll(judged, batch, real, o.label_smoothing, size)
+            told["rescorer"] = mean_of_places(target_nll(judged, batch, o.label_smoothing, size), batch, real)
             loss = loss + o.rescoring_loss * told["rescorer"]
         return {"loss": loss, **told}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -9,7 +10,6 @@ from typing import Any, ClassVar
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from transformers import get_cosine_schedule_with_warmup
 
 from data.topv2.batches import Batch
 from data.topv2.errors import BundleError
@@ -66,6 +66,7 @@ class ParserModule(pl.LightningModule):
         self.model = None
         self.assets: Assets | None = None
         self.metric: FrameExactMatch | None = None
+        self._batches_done = 0
 
     @abstractmethod
     def make_model(self, tokenizer: PieceTokenizer, ontology: int) -> PointerNetwork:
@@ -168,9 +169,22 @@ class ParserModule(pl.LightningModule):
             alike.setdefault((self.rate(name), decay), []).append(parameter)
         groups = [{"params": found, "lr": rate, "weight_decay": decay} for (rate, decay), found in alike.items()]
         optimizer = torch.optim.AdamW(groups, fused=True)
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = get_cosine_schedule_with_warmup(optimizer, int(o.warmup * steps), steps)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: warmed_cosine(self._progress(step), o.warmup)
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _progress(self, step: int) -> float:
+        """Share of the training that is done after a step, by epochs where their number is known.
+
+        Epochs may differ in length (:class:`data.topv2.pruning.Pruning`), so steps do not tell.
+        """
+        trainer = self.trainer
+        by_steps = step / trainer.max_steps if trainer.max_steps > 0 else 0.0
+        if not step or not trainer.max_epochs or trainer.max_epochs < 0:
+            return by_steps
+        done = trainer.current_epoch + self._batches_done / trainer.num_training_batches
+        return max(by_steps, done / trainer.max_epochs)
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
@@ -198,7 +212,8 @@ class ParserModule(pl.LightningModule):
             self._rng = checkpoint["rng"]
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Applies the restored generator after Lightning's own start-up has drawn from it."""
+        """Applies the restored generator after Lightning's own start-up has drawn from it, and notes how far we are."""
+        self._batches_done = batch_idx + 1
         state = self.__dict__.pop("_rng", None)
         if state is not None:
             torch.set_rng_state(state)
@@ -207,3 +222,15 @@ class ParserModule(pl.LightningModule):
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(datamodule, TOPv2DataModule)
         return datamodule
+
+
+def warmed_cosine(progress: float, warmup: float) -> float:
+    """Factor of the peak learning rate: a linear rise, then half a cosine down to zero.
+
+    Args:
+        progress: share of the training that is done.
+        warmup: share in which the rate rises.
+    """
+    if progress < warmup:
+        return progress / warmup
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup))))

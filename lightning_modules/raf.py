@@ -18,6 +18,7 @@ from data.topv2.batches import Batch
 from data.topv2.errors import UsageError
 from data.topv2.tokenization import PieceTokenizer
 from lightning_modules.datamodule import Assets
+from lightning_modules.losses import mean_of_rows
 from lightning_modules.metrics import RECALL_AT, ScenarioRecall
 from lightning_modules.nar import NARModule, NAROptimizationConfig
 from lightning_modules.pretrained import PretrainedModule
@@ -217,20 +218,22 @@ class RAFModule(PretrainedModule, NARModule):
             keys, gold = reading.keys, batch.scenarios
         else:
             keys, gold = reading.keys[named], torch.searchsorted(named, batch.scenarios)
-        retrieval = retrieval_nll(queries, keys, gold, model.scale, o.label_smoothing).mean()
+        retrieval = mean_of_rows(retrieval_nll(queries, keys, gold, model.scale, o.label_smoothing), batch)
         if self._warming_up():
             return {"loss": retrieval, "retrieval": retrieval}
         places = torch.cat((batch.scenarios[:, None], self._ranked(queries, reading, batch)), dim=1)
         spans, leaf_mask = self._spans(batch, memory, reading, places)
         gold_spans = endpoints(batch, model.ontology_size, spans.shape[2])
         found = span_scores(spans[:, 0], gold_spans) * leaf_mask[:, 0]
-        fill = -found.sum() / leaf_mask[:, 0].sum().clamp(min=1)
+        # The mean over leaves, as a mean over rows so that each counts by its weight.
+        leaves = leaf_mask[:, 0].sum().clamp(min=1) / len(found)
+        fill = mean_of_rows(-found.sum(dim=1) / leaves, batch)
         losses = {"loss": o.retrieval_loss * retrieval + o.fill_loss * fill, "retrieval": retrieval, "fill": fill}
         if o.ranking_loss:
             rivals = (spans[:, 1:].flatten(3).amax(dim=3) * leaf_mask[:, 1:]).sum(dim=2)
             filled = torch.cat((found.sum(dim=1, keepdim=True), rivals), dim=1)
             total = model.scale * torch.einsum("bd,bkd->bk", queries, reading.keys[places]) + filled
-            losses["ranking"] = -torch.log_softmax(total, dim=1)[:, 0].mean()
+            losses["ranking"] = mean_of_rows(-torch.log_softmax(total, dim=1)[:, 0], batch)
             losses["loss"] = losses["loss"] + o.ranking_loss * losses["ranking"]
         if o.compose_loss:
             composed = self.frame_losses(batch, memory, lengths)
@@ -274,7 +277,7 @@ class RAFModule(PretrainedModule, NARModule):
         share = self.optimization.warmup_share
         if not share or self._trainer is None:
             return False
-        return self.global_step < share * int(self.trainer.estimated_stepping_batches)
+        return self._progress(self.global_step) < share
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Has the bank read anew every ``refresh`` steps."""

@@ -10,12 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import get_cosine_schedule_with_warmup
 
 from data.topv2.batches import PAD_TARGET, BatchStream, EncodedCorpus
+from data.topv2.pruning import Pruning
 from lightning_modules.conv_nar import ConvNARModule
 from lightning_modules.datamodule import TOPv2DataModule
 from lightning_modules.losses import smoothed_nll, symmetric_divergence
 from lightning_modules.nar import NAROptimizationConfig, hide
+from lightning_modules.parser_module import warmed_cosine
 from parsers.conv_nar.model import ConvNAR, ConvNARConfig
 from parsers.dropout import ByteDropout
 from parsers.encoders import LightweightConv
@@ -86,6 +89,88 @@ def test_variants_stand_in_for_their_rows():
     assert 0.35 < sum(value % 10 > 0 for value in seen) / 400 < 0.65
     (batch,) = BatchStream(corpus, 4)
     assert sorted(batch.pieces[:, 0].tolist()) == [10, 20, 30]
+
+
+def test_rows_that_are_known_are_left_out_of_an_epoch_at_times():
+    corpus = corpus_of(400)
+    pruning = Pruning(400, 0.75, whole_from=3)
+    stream = BatchStream(corpus, 32, seed=1, pruning=pruning)
+    hard = torch.arange(400) % 4 == 0
+    epochs = []
+    for epoch in range(4):
+        stream.turn()
+        seen, weights = [], []
+        for batch in stream:
+            assert batch.report is not None and batch.rows is not None and batch.weights is not None
+            batch.report(torch.where(hard[batch.rows], 3.0, 0.1))
+            seen += batch.rows.tolist()
+            weights += batch.weights.tolist()
+        assert len(seen) == len(set(seen)) and len(stream) == -(-len(seen) // 32)
+        epochs.append(set(seen))
+        if epoch in (0, 3):
+            assert len(seen) == 400 and set(weights) == {1.0}
+        else:
+            assert set(hard.nonzero()[:, 0].tolist()) <= set(seen)
+            assert [weight == 1.0 for weight in weights] == hard[seen].tolist()
+            assert 40 < len(seen) - 100 < 110, "a quarter of the 300 easy rows"
+            assert sum(weights) == pytest.approx(400, rel=0.2)
+    assert epochs[1] != epochs[2]
+
+
+def test_a_pruned_stream_continues_where_its_state_was_taken():
+    def stream() -> BatchStream:
+        return BatchStream(corpus_of(300), 32, seed=5, pruning=Pruning(300, 0.5, whole_from=9))
+
+    def consume(given: BatchStream, batches: int) -> list[list[int]]:
+        found = []
+        while len(found) < batches:
+            for batch in given:
+                assert batch.report is not None and batch.rows is not None
+                batch.report(batch.rows % 7 + float(given.epoch))
+                found.append(batch.rows.tolist())
+                if len(found) == batches:
+                    break
+        return found
+
+    whole, broken, again = stream(), stream(), stream()
+    expected = consume(whole, 30)
+    found = consume(broken, 17)
+    again.load_state_dict(broken.state_dict())
+    assert found + consume(again, 13) == expected
+    with pytest.raises(ValueError, match="devices: 1"):
+        BatchStream(corpus_of(30), 8, world=2, pruning=Pruning(30, 0.5, 1))
+    with pytest.raises(ValueError, match="pruned 1"):
+        Pruning(30, 1.0, 1)
+
+
+def test_losses_count_rows_by_weight(corpus: Path):
+    data = TOPv2DataModule(str(corpus), batch_size=16, vocabulary=300)
+    data.setup("fit")
+    assert data.train_corpus is not None and data.assets is not None
+    module = ConvNARModule(SMALL)
+    module.build(data.assets)
+    module.eval()
+    batch = next(iter(BatchStream(data.train_corpus, 16)))
+    told: list[torch.Tensor] = []
+    plain = module.losses(batch._replace(report=told.append))
+    ones = module.losses(batch._replace(weights=torch.ones(16)))
+    twice = module.losses(batch._replace(weights=torch.full((16,), 2.0)))
+    assert torch.allclose(plain["loss"], ones["loss"]) and torch.allclose(2 * plain["loss"], twice["loss"])
+    alone = torch.zeros(16)
+    alone[3] = 16.0
+    only = module.losses(batch._replace(weights=alone))
+    wanted = told[0][3] - module.optimization.length_weight * only["length"]
+    assert torch.allclose(only["tokens"], 16 * wanted * batch.lengths[3] / batch.lengths.sum(), atol=1e-4)
+
+
+def test_the_rate_follows_the_share_of_the_training():
+    steps, warmup = 40, 0.1
+    model = torch.nn.Linear(1, 1)
+    theirs = get_cosine_schedule_with_warmup(torch.optim.SGD(model.parameters(), 1.0), int(warmup * steps), steps)
+    for step in range(steps + 1):
+        assert warmed_cosine(step / steps, warmup) == pytest.approx(theirs.get_last_lr()[0], abs=1e-9)
+        theirs.optimizer.step()
+        theirs.step()
 
 
 def test_processes_share_an_epoch_without_overlap():
@@ -273,12 +358,14 @@ def _final(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_killed_run_resumes_to_the_very_same_parameters(tmp_path: Path, corpus: Path, repository: Path):
-    arguments = ("--run=r", "--trainer.max_epochs=6", "--checkpoint_every=11")
+    # Rows are left out by their losses, which a resumed run must remember too.
+    pruned = ("--data.pruned=0.5", "--trainer.reload_dataloaders_every_n_epochs=1")
+    arguments = ("--run=r", "--trainer.max_epochs=6", "--checkpoint_every=11", *pruned)
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
     fit(tmp_path / "whole", corpus, repository, *arguments)
     # A checkpoint in the middle of an epoch: every 7 steps of 11.
-    words = command(corpus, repository, "--run=r", "--trainer.max_epochs=6", "--checkpoint_every=7")
+    words = command(corpus, repository, "--run=r", "--trainer.max_epochs=6", "--checkpoint_every=7", *pruned)
     process = subprocess.Popen(
         words,
         cwd=tmp_path / "killed",

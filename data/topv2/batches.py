@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from data.topv2.pruning import Pruning
 
 #: Fewest rows that are decoded by themselves.
 GROUP = 16
@@ -28,6 +31,9 @@ class Batch(NamedTuple):
         targets: consecutive groups of the rows, ``[G, T]`` each, :data:`PAD_TARGET` after the end.
         target_masks: for each group ``[G, T]``, True at tokens, None where nothing is padded.
         scenarios: ``[B]`` place of each row's scenario in the bank, None where none was given.
+        rows: ``[B]`` number of each row in the corpus; that of the row itself where a variant stands in for it.
+        weights: ``[B]`` how much each row counts in the loss, None where all count alike.
+        report: to be called with the loss of each row ``[B]``, None where nobody asks.
     """
 
     pieces: Tensor
@@ -36,6 +42,9 @@ class Batch(NamedTuple):
     targets: list[Tensor]
     target_masks: list[Tensor | None]
     scenarios: Tensor | None = None
+    rows: Tensor | None = None
+    weights: Tensor | None = None
+    report: Callable[[Tensor], None] | None = None
 
 
 class EncodedCorpus:
@@ -65,6 +74,9 @@ class EncodedCorpus:
         self.pad_id = pad_id
         self.scenarios = None if scenarios is None else np.array(scenarios, dtype=np.int64)
         self.variants = np.array(variants if variants is not None else [0] * len(sources), dtype=np.int64)
+        own = np.arange(len(self.variants))
+        #: of each row and each variant, the number of the row.
+        self.row_of = np.concatenate((own, np.repeat(own, self.variants)))
 
     def __len__(self) -> int:
         return len(self.variants)
@@ -91,6 +103,7 @@ class EncodedCorpus:
             [ids for ids, _ in targets],
             [where for _, where in targets],
             None if self.scenarios is None else torch.from_numpy(self.scenarios[rows]),
+            torch.from_numpy(self.row_of[rows]),
         )
 
 
@@ -108,6 +121,10 @@ class BatchStream:
         varied: probability that a variant stands in for its row (see :meth:`EncodedCorpus.drawn`).
         rank: this process's number among ``world`` under DDP.
         world: number of processes; each gets as many batches as the others.
+        pruning: leaves rows out; None for none. It learns the losses of its own process alone.
+
+    Raises:
+        ValueError: several processes would leave out different rows.
     """
 
     def __init__(
@@ -119,31 +136,55 @@ class BatchStream:
         varied: float = 0.0,
         rank: int = 0,
         world: int = 1,
+        pruning: Pruning | None = None,
     ) -> None:
+        if pruning is not None and world > 1:
+            raise ValueError("data.pruned needs trainer.devices: 1, for each process knows the losses of its own rows")
+        self.pruning = pruning
         self.corpus, self.batch_size, self.seed, self.shuffle, self.varied = corpus, batch_size, seed, shuffle, varied
         self.rank, self.world = rank, world
         self.epoch = 0
         self.position = 0
 
     def __len__(self) -> int:
-        total = -(-len(self.corpus) // self.batch_size)
+        total = -(-int(self._kept()[0].sum()) // self.batch_size)
         return total // self.world if self.shuffle else -(-(total - self.rank) // self.world)
 
     def __iter__(self) -> Iterator[Batch]:
-        # A caller that knows the length never asks past the last batch, so an epoch is closed when the next begins.
+        self.turn()
+        weights = self._kept()[1]
+        for rows in self._batches()[self.position :]:
+            self.position += 1
+            batch = self.corpus.batch(rows)
+            if self.pruning is not None:
+                assert batch.rows is not None
+                weighed = torch.from_numpy(weights[batch.rows.numpy()])
+                batch = batch._replace(weights=weighed, report=partial(self.pruning.record, batch.rows))
+            yield batch
+
+    def turn(self) -> None:
+        """Goes on to the next epoch if this one is over.
+
+        A caller that knows the length never asks past the last batch, so an epoch is closed when the next begins.
+        """
         if self.position >= len(self):
             self.position = 0
             self.epoch += 1
-        batches = self._batches()
-        for rows in batches[self.position :]:
-            self.position += 1
-            yield self.corpus.batch(rows)
+            if self.pruning is not None:
+                self.pruning.begin()
+
+    def _kept(self) -> tuple[np.ndarray, np.ndarray]:
+        """Whether each row is in this epoch, and how much it counts."""
+        if self.pruning is None:
+            return np.ones(len(self.corpus), dtype=bool), np.ones(len(self.corpus), dtype=np.float32)
+        return self.pruning.drawn(np.random.default_rng((self.seed, self.epoch, 1)), self.epoch)
 
     def _batches(self) -> list[np.ndarray]:
         corpus = self.corpus
         rng = np.random.default_rng((self.seed, self.epoch))
         noise = rng.random(len(corpus)) if self.shuffle else np.arange(len(corpus))
-        drawn = corpus.drawn(rng, self.varied)
+        kept = self._kept()[0]
+        drawn, noise = corpus.drawn(rng, self.varied)[kept], noise[kept]
         order = drawn[np.lexsort((noise, corpus.source_lengths[drawn]))]
         batches = np.split(order, range(self.batch_size, len(order), self.batch_size))
         if self.shuffle:
@@ -152,12 +193,15 @@ class BatchStream:
         return batches[self.rank :: self.world]
 
     def state_dict(self) -> dict[str, Any]:
-        """Epoch and batch to continue from."""
-        return {"epoch": self.epoch, "position": self.position}
+        """Epoch and batch to continue from, and what decides which rows the epoch has."""
+        state: dict[str, Any] = {"epoch": self.epoch, "position": self.position}
+        return state if self.pruning is None else {**state, "pruning": self.pruning.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes up where :meth:`state_dict` was called."""
         self.epoch, self.position = state["epoch"], state["position"]
+        if self.pruning is not None:
+            self.pruning.load_state_dict(state["pruning"])
 
     def padding(self) -> float:
         """Share of token places, pieces and targets together, that one epoch spends on padding."""
