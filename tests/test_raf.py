@@ -1,6 +1,7 @@
 import itertools
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -273,6 +274,29 @@ def test_its_span_pointer_can_be_had_by_itself(tmp_path: Path):
     with pytest.raises(RuntimeError, match="query_head"):
         lacking = {name: value for name, value in raf.state_dict().items() if not name.startswith("query_head")}
         super(RAF, raf).load_narrower(lacking, list("abcde"), list("abcde"))
+
+
+def test_candidates_are_judged_by_decoder_and_rescorer(raf_checkpoint: Path, corpus: Path):
+    module, _ = load_module(raf_checkpoint)
+    sources = module.assets.tokenizer.batch([row.utterance for row in read_split(corpus, "eval")[:20]])
+    composed = []
+    for rescored, weight in ((0, 0.5), (8, 1.0), (8, 0.25)):
+        module.decoding = replace(module.decoding, rescored=rescored, rescoring_weight=weight)
+        found = module.parser().candidates(sources)
+        composed.append([{tuple(c.tokens): c.composed for c in candidates} for candidates in found])
+    rows, ids = 0, TargetIds(module.assets.ontology)
+    for source, decoder, rescorer, both in zip(sources, *composed, strict=True):
+        assert decoder.keys() == rescorer.keys() == both.keys()
+        for tokens, score in both.items():
+            assert score == pytest.approx(0.75 * decoder[tokens] + 0.25 * rescorer[tokens], abs=1e-3)
+        tokens = next(iter(rescorer))
+        pieces, target = torch.tensor([source.ids]), torch.tensor([ids.encode(list(tokens))])
+        with torch.inference_mode():
+            memory, _ = module.model.encode(pieces, None)
+            alone = module.model.rescore(memory, pieces, None, target, torch.tensor([target.shape[1]]))
+        assert rescorer[tokens] == pytest.approx(alone.item(), abs=1e-3)
+        rows += len(both)
+    assert rows > len(sources)
 
 
 def test_without_composition_the_bank_is_never_left(raf_checkpoint: Path, corpus: Path):

@@ -41,7 +41,7 @@ class RAFDecodingConfig(DecodingConfig):
         retrieval_weight: of a scenario's log-probability among those of the bank.
         fill_weight: of the log-probability of its spans.
         compose_weight: of the span pointer's log-probability of the same frame; 0 leaves it out. With ``rescored``, every
-            candidate is judged by its rescorer too.
+            candidate is judged by its rescorer too, and at a ``rescoring_weight`` of 1 by it alone, which is faster.
         leave_score: what a composed frame outside of the bank gets in place of the first two.
     """
 
@@ -307,34 +307,33 @@ class RAFParser(NonAutoregressiveParser):
         return filled
 
     def _judge(self, encoded: Encoded, filled: list[list[Candidate]]) -> None:
-        """Adds the span pointer's log-probability to frames that it did not compose, then its rescorer's to all."""
-        if not self.config.compose_weight:
+        """Adds what the span pointer, and its rescorer, think of the candidates that have labels known to them."""
+        c = self.config
+        if not c.compose_weight:
             return
-        wanted: dict[tuple[int, int], list[tuple[Candidate, list[int]]]] = {}
         longest = encoded.priors.shape[1] - 1
+        known: list[tuple[Candidate, int, list[int]]] = []
         for row, candidates in enumerate(filled):
             for candidate in candidates:
-                if candidate.composed is None and len(candidate.tokens) <= longest:
+                if len(candidate.tokens) <= longest:
                     try:
-                        ids = self.ids.encode(candidate.tokens)
+                        known.append((candidate, row, self.ids.encode(candidate.tokens)))
                     except FrameError:
                         continue  # a scenario with labels that the span pointer was not trained on
-                    wanted.setdefault((row, len(ids)), []).append((candidate, ids))
-        if wanted:
-            self._compose(encoded, wanted)
-        if self.config.rescored:
-            judged = [
-                (candidate, (row, self.ids.encode(candidate.tokens), candidate.composed))
-                for row, candidates in enumerate(filled)
-                for candidate in candidates
-                if candidate.composed is not None
-            ]
-            scores = self._together(encoded, [frame for _, frame in judged])
-            for (candidate, _), score in zip(judged, scores, strict=True):
+        if not (c.rescored and c.rescoring_weight == 1):
+            self._compose(encoded, [entry for entry in known if entry[0].composed is None])
+        if c.rescored:
+            frames = [(row, ids, candidate.composed or 0.0) for candidate, row, ids in known]
+            for (candidate, _, _), score in zip(known, self._together(encoded, frames), strict=True):
                 candidate.composed = score
 
-    def _compose(self, encoded: Encoded, wanted: dict[tuple[int, int], list[tuple[Candidate, list[int]]]]) -> None:
-        """The decoder's log-probability of candidates, given by row and length."""
+    def _compose(self, encoded: Encoded, candidates: list[tuple[Candidate, int, list[int]]]) -> None:
+        """The decoder's log-probability of candidates of rows, spelled by ids; those of one length share a pass."""
+        wanted: dict[tuple[int, int], list[tuple[Candidate, list[int]]]] = {}
+        for candidate, row, ids in candidates:
+            wanted.setdefault((row, len(ids)), []).append((candidate, ids))
+        if not wanted:
+            return
         rows, lengths = (np.array(column, dtype=np.int64) for column in zip(*wanted, strict=True))
         for (row, length), table in zip(wanted, self._tables(encoded, rows, lengths), strict=True):
             prior = float(encoded.priors[row, length]) * self.config.length_weight
