@@ -24,7 +24,7 @@ from lightning_modules.saved import read_checkpoint
 from retrieval.bank import ScenarioBank
 from retrieval.scenario import Scenario
 
-#: Share of a training after which no row is left out any more (Qin et al. 2024, section 3.3).
+#: Share of a training after which no row is left out any more (annealing, Qin et al. 2024).
 WHOLE_FROM = 0.875
 
 

@@ -50,7 +50,7 @@ class NARModel(PointerNetwork):
 
     Attributes:
         rescorer: a second decoder over the same encoder states, which scores a whole frame token by token in one pass,
-            each token given those before it (Gu et al. 2018, arXiv 1711.02281, section 3.3, noisy parallel decoding).
+            each token given those before it (noisy parallel decoding, Gu et al. 2018, arXiv 1711.02281).
     """
 
     def __init__(

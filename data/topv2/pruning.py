@@ -13,8 +13,8 @@ class Pruning:
     """Which rows an epoch may do without, and how much more the others of their kind count.
 
     A row whose last loss is below the mean is left out with probability ``share``; those of them that stay count
-    ``1 / (1 - share)`` times, so that the expected gradient is that of all rows (Qin et al. 2024, arXiv 2303.04947,
-    section 3). The last epochs see every row.
+    ``1 / (1 - share)`` times, so that the expected gradient is that of all rows (Qin et al. 2024, arXiv
+    2303.04947). The last epochs see every row.
 
     Args:
         rows: number of rows.
