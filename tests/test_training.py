@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from transformers import get_cosine_schedule_with_warmup
 
 from data.topv2.batches import PAD_TARGET, BatchStream, EncodedCorpus
@@ -397,3 +398,14 @@ def test_two_processes_train_one_parser(tmp_path: Path, corpus: Path, repository
     assert two["count"] == one["count"] == 120
     assert one["exact_match"] > 8
     assert two["exact_match"] == pytest.approx(one["exact_match"], abs=6)
+
+
+def test_averaging_leaves_buffers_alone(repository: Path):
+    """An average of position ids rounds down to other positions, so every config averages parameters alone."""
+    found = 0
+    for path in sorted((repository / "configs").rglob("*.yaml")):
+        for callback in yaml.safe_load(path.read_text()).get("trainer", {}).get("callbacks") or ():
+            if callback["class_path"].endswith("EMAWeightAveraging"):
+                assert callback["init_args"]["use_buffers"] is False, path.name
+                found += 1
+    assert found > 5
