@@ -1,15 +1,23 @@
-"""Checkpoint files: reading one without trusting it."""
+"""Checkpoint files, as ``framefill fit`` writes them or as ``framefill weights`` packs them: reading without trusting."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from data.topv2.errors import BundleError
+from parsers.pretrained import load_transformer
+
+#: Suffix of packed weights, and where a pretrained encoder's parameters stand among the model's.
+WEIGHTS, ENCODER = ".safetensors", "encoder.transformer."
 
 
 def read_checkpoint(path: Path | str) -> dict[str, Any]:
@@ -17,12 +25,15 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
 
     Raises:
         BundleError: the file is missing, truncated, or not one of framefill's.
+        UsageError: packed weights lack what their pretrained encoder brings, and it cannot be had here.
     """
     path = Path(path)
     if not path.is_file():
         raise BundleError(
             "E301", "no such checkpoint.", where=str(path), remedy="`framefill fit` prints where it saves."
         )
+    if path.suffix == WEIGHTS:
+        return _read_weights(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
@@ -50,3 +61,37 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
 def parameters_of(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
     """The model's parameters by the model's own names."""
     return {name[6:]: value for name, value in checkpoint["state_dict"].items() if name.startswith("model.")}
+
+
+def _read_weights(path: Path) -> dict[str, Any]:
+    """Packed weights as a checkpoint, complete with what was left out of them."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            told = file.metadata() or {}
+            packed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+        made, left_out = json.loads(told["framefill"]), json.loads(told["left_out"])
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise BundleError(
+            "E302",
+            f"not readable weights ({error!r}).",
+            where=str(path),
+            remedy="The file may be truncated; copy it again.",
+        ) from error
+    if digest_of(packed) != told.get("sha256"):
+        raise BundleError(
+            "E306", "the weights are not what their checksum says.", where=str(path), remedy="Copy the file again."
+        )
+    parameters = {name: value.float() if value.is_floating_point() else value for name, value in packed.items()}
+    if left_out:
+        pretrained = load_transformer(made["model"]["encoder"]).state_dict()
+        parameters |= {name: pretrained[name.removeprefix(ENCODER)] for name in left_out}
+    return {"framefill": made, "state_dict": {f"model.{name}": value for name, value in parameters.items()}}
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names and contents."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -78,6 +78,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("--metrics", type=Path, help="metrics.json to carry in the manifest")
 
+    weights = _command(
+        commands, "weights", _weights, "pack a checkpoint's parameters, to fine-tune from or to teach with",
+        "framefill weights --checkpoint runs/span_pointer_minilm/best.ckpt --out span-pointer.safetensors",
+    )  # fmt: skip
+    weights.add_argument("--checkpoint", required=True, type=Path, help="written by `framefill fit`")
+    weights.add_argument(
+        "--out",
+        required=True,
+        type=Path,
+        help="file to write, ending in .safetensors; serves wherever a checkpoint does",
+    )
+
     calibrate = _command(
         commands, "calibrate", _calibrate,
         "learn from eval rows how a RAF checkpoint weighs its modules and when it leaves the bank",
@@ -278,6 +290,12 @@ def _export(options: Any) -> None:
         }
     out = export(options.checkpoint, options.out, options.precision, metrics)
     print(f"{out} ({size(out) / 1e6:.1f} MB)")
+
+
+def _weights(options: Any) -> None:
+    from lightning_modules.weights import pack
+
+    print(f"{options.out} ({pack(options.checkpoint, options.out) / 1e6:.1f} MB)")
 
 
 def _calibrate(options: Any) -> None:
