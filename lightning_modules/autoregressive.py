@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from data.topv2.batches import PAD_TARGET, Batch
+from data.topv2.batches import Batch
 from data.topv2.tokenization import PieceTokenizer
-from lightning_modules.losses import by_row, mean_of_places, target_nll
-from lightning_modules.parser_module import OptimizationConfig
+from lightning_modules.losses import by_row, causal_scores, mean_of_places, real_places, target_nll
+from lightning_modules.parser_module import Judgement, OptimizationConfig
 from lightning_modules.pretrained import PretrainedModule
 from parsers.autoregressive.model import Autoregressive, AutoregressiveConfig
 from parsers.autoregressive.parser import AutoregressiveDecodingConfig, AutoregressiveParser
-from parsers.pointer_network import shifted
 
 
 class AutoregressiveModule(PretrainedModule):
@@ -49,20 +47,19 @@ class AutoregressiveModule(PretrainedModule):
         assets = self.assets
         return AutoregressiveParser(self.model, assets.tokenizer, assets.ontology, assets.form, self.decoding)
 
-    def judge(self, batch: Batch) -> tuple[None, Tensor]:
+    def judge(self, batch: Batch) -> Judgement:
         """See :meth:`ParserModule.judge`; each token given those before it."""
         assert self.model is not None
         memory = self.model.encoder(batch.pieces, batch.mask)
-        read = [shifted(targets) for targets in batch.targets]
-        scores = self.model.decode_groups(memory, batch.pieces, batch.mask, read, batch.target_masks, batch.lengths)
-        return None, scores.flatten(0, -2)
+        return Judgement(None, causal_scores(self.model, memory, batch))
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The token loss, a scalar."""
         assert self.model is not None
-        _, scores = self.judge(batch)
-        scored = torch.cat([(targets != PAD_TARGET).flatten() for targets in batch.targets])
-        losses = target_nll(scores, batch, self.optimization.label_smoothing, self.model.ontology_size)
+        scored = real_places(batch)
+        losses = target_nll(
+            self.judge(batch).places, batch, self.optimization.label_smoothing, self.model.ontology_size
+        )
         if batch.report is not None:
             batch.report(by_row(losses.detach(), batch, scored))
         return {"loss": mean_of_places(losses, batch, scored)}

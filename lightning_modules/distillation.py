@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from data.topv2.batches import Batch
 from data.topv2.errors import UsageError
 from lightning_modules.datamodule import Assets
+from lightning_modules.parser_module import Judgement
 
 
 class Teacher:
@@ -38,6 +38,6 @@ class Teacher:
         self._module = module.requires_grad_(False).to(device)
 
     @torch.no_grad()
-    def judged(self, batch: Batch) -> tuple[Tensor | None, Tensor]:
+    def judged(self, batch: Batch) -> Judgement:
         """See :meth:`lightning_modules.parser_module.ParserModule.judge`."""
         return self._module.judge(batch)

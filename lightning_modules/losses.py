@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from data.topv2.batches import Batch
+from data.topv2.batches import PAD_TARGET, Batch
+from parsers.pointer_network import PointerDecoder, shifted
 
 
 def smoothed_nll(log_probs: Tensor, target: Tensor, smoothing: float, allowed: Tensor | None = None) -> Tensor:
@@ -54,6 +55,18 @@ def target_nll(scores: Tensor, batch: Batch, smoothing: float, ontology: int) ->
 def steps(batch: Batch) -> Tensor:
     """Target places of each row ``[B]``, padding included."""
     return torch.cat([batch.lengths.new_full((len(t),), t.shape[1]) for t in batch.targets])
+
+
+def causal_scores(decoder: PointerDecoder, memory: Tensor, batch: Batch) -> Tensor:
+    """What a causal decoder gives each target place, told the gold tokens before it; ``[places, ontology + S]``."""
+    read = [shifted(targets) for targets in batch.targets]
+    scores = decoder.decode_groups(memory, batch.pieces, batch.mask, read, batch.target_masks, batch.lengths)
+    return scores.flatten(0, -2)
+
+
+def real_places(batch: Batch) -> Tensor:
+    """``[places]``, True where the targets have a token."""
+    return torch.cat([(targets != PAD_TARGET).flatten() for targets in batch.targets])
 
 
 def mean_of_places(losses: Tensor, batch: Batch, scored: Tensor) -> Tensor:

@@ -11,18 +11,19 @@ from data.topv2.batches import PAD_TARGET, Batch
 from lightning_modules.distillation import Teacher
 from lightning_modules.losses import (
     by_row,
+    causal_scores,
     divergence,
     mean_of_places,
     mean_of_rows,
+    real_places,
     smoothed_nll,
     symmetric_divergence,
     target_nll,
 )
-from lightning_modules.parser_module import OptimizationConfig, ParserModule
+from lightning_modules.parser_module import Judgement, OptimizationConfig, ParserModule
 from parsers.mask_predict import MASKED
 from parsers.nar import DecodingConfig, NonAutoregressiveParser
 from parsers.nar_model import NARConfig, NARModel
-from parsers.pointer_network import shifted
 from parsers.torch_backend import TorchBackend
 
 
@@ -87,11 +88,12 @@ class NARModule(ParserModule):
         backend, assets = TorchBackend(self.model), self.assets
         return NonAutoregressiveParser(backend, assets.tokenizer, assets.ontology, assets.form, self.decoding)
 
-    def judge(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """See :meth:`ParserModule.judge`; nothing of the targets but their number is known."""
+    def judge(self, batch: Batch) -> Judgement:
+        """See :meth:`ParserModule.judge`; nothing of the targets but their number is known, save to the rescorer."""
         assert self.model is not None
         memory, lengths = self.model.encode(batch.pieces, batch.mask)
-        return lengths, self._scores(batch, memory, [hide(targets, "everything")[0] for targets in batch.targets])
+        places = self._scores(batch, memory, [hide(targets, "everything")[0] for targets in batch.targets])
+        return Judgement(lengths, places, self._causal(batch, memory))
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Token, length and total loss, each a scalar."""
@@ -114,11 +116,20 @@ class NARModule(ParserModule):
         token_loss, length_loss = mean_of_places(of_places, batch, scored), mean_of_rows(of_lengths, batch)
         loss = token_loss + o.length_weight * length_loss
         told = {"tokens": token_loss, "length": length_loss}
+        judged = self._causal(batch, memory)
+        if judged is not None:
+            real = real_places(batch)
+            told["rescorer"] = mean_of_places(target_nll(judged, batch, o.label_smoothing, size), batch, real)
+            loss = loss + o.rescoring_loss * told["rescorer"]
         if o.teacher is not None:
-            taught_lengths, taught = self._teacher().judged(batch)
-            apart = mean_of_places(divergence(taught, scores), batch, scored)
-            if taught_lengths is not None:
-                apart = apart + o.length_weight * mean_of_rows(divergence(taught_lengths, length_scores), batch)
+            taught = self._teacher().judged(batch)
+            apart = mean_of_places(divergence(taught.places, scores), batch, scored)
+            if taught.lengths is not None:
+                apart = apart + o.length_weight * mean_of_rows(divergence(taught.lengths, length_scores), batch)
+            if judged is not None:
+                # A teacher without a rescorer may be autoregressive itself; else its places serve as well.
+                wanted = taught.places if taught.causal is None else taught.causal
+                apart = apart + o.rescoring_loss * mean_of_places(divergence(wanted, judged), batch, real)
             loss = (1 - o.teacher_weight) * loss + o.teacher_weight * apart
         if o.r3f_weight:
             moved_memory, moved_lengths = self.model.encode(batch.pieces, batch.mask, o.r3f_noise)
@@ -126,15 +137,12 @@ class NARModule(ParserModule):
             shaken = mean_of_places(symmetric_divergence(scores, moved), batch, scored)
             shaken = shaken + mean_of_rows(symmetric_divergence(length_scores, moved_lengths), batch)
             loss = loss + o.r3f_weight * shaken
-        if self.model.rescorer is not None:
-            read = [shifted(targets) for targets in batch.targets]
-            judged = self.model.rescorer.decode_groups(
-                memory, batch.pieces, batch.mask, read, batch.target_masks, batch.lengths
-            ).flatten(0, -2)
-            real = torch.cat([(targets != PAD_TARGET).flatten() for targets in batch.targets])
-            told["rescorer"] = mean_of_places(target_nll(judged, batch, o.label_smoothing, size), batch, real)
-            loss = loss + o.rescoring_loss * told["rescorer"]
         return {"loss": loss, **told}
+
+    def _causal(self, batch: Batch, memory: Tensor) -> Tensor | None:
+        """What the rescorer gives the target places ``[places, V + S]``, None without one."""
+        assert self.model is not None
+        return None if self.model.rescorer is None else causal_scores(self.model.rescorer, memory, batch)
 
     def _teacher(self) -> Teacher:
         if self._taught_by is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -44,6 +44,20 @@ class OptimizationConfig:
     layer_decay: float = 1.0
 
 
+class Judgement(NamedTuple):
+    """What a model thinks of the targets of a batch: log-probabilities, target places laid end to end.
+
+    Attributes:
+        lengths: ``[B, C]``, None if the model predicts none.
+        places: ``[places, V + S]``.
+        causal: the same of a rescorer, None if there is none.
+    """
+
+    lengths: Tensor | None
+    places: Tensor
+    causal: Tensor | None = None
+
+
 class ParserModule(pl.LightningModule):
     """A parser under Lightning; a kind of parser says how its model is built, scored and used.
 
@@ -77,13 +91,8 @@ class ParserModule(pl.LightningModule):
         """The parser that users call, over the current parameters."""
 
     @abstractmethod
-    def judge(self, batch: Batch) -> tuple[Tensor | None, Tensor]:
-        """What the model thinks of the targets of a batch, each place scored as in training.
-
-        Returns:
-            Log-probabilities of lengths ``[B, C]``, None if the model predicts none, and of all target places, the
-            groups of the batch end to end, ``[places, V + S]``.
-        """
+    def judge(self, batch: Batch) -> Judgement:
+        """What the model thinks of the targets of a batch, scored as in training."""
 
     @abstractmethod
     def losses(self, batch: Batch) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from benchmarks.rescoring import Scored
 from data.topv2.linearization import TargetIds
 from data.topv2.reader import read_split
 from lightning_modules.checkpoints import load_module
+from lightning_modules.datamodule import TOPv2DataModule
 from lightning_modules.span_pointer import SpanPointerModule
 from parsers.groups import pad
 from parsers.nar import DecodingConfig, NonAutoregressiveParser
@@ -139,6 +140,18 @@ def test_weights_and_margins_choose_from_the_same_frames():
     assert found["exact_match"]["margin 8"]["1"] == 50.0
     assert found["judged"] == {"1": 0.0, "2": 50.0, "3": 50.0, "4": 50.0, "6": 50.0, "8": 50.0}
     assert found["gold_in_top"] == {"1": 50.0, "2": 100.0, "3": 100.0}
+
+
+def test_a_rescorer_is_taught_as_well(trained: Path, corpus: Path):
+    student = load_module(trained)[0]
+    data = TOPv2DataModule(str(corpus), start=str(trained), batch_size=24)
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    student.optimization.teacher, student.optimization.teacher_weight = str(trained), 1.0
+    assert student.losses(batch)["loss"].item() == pytest.approx(0.0, abs=1e-5)
+    with torch.no_grad():
+        student.model.rescorer.head.ontology.bias.add_(torch.arange(student.model.ontology_size) * 0.1)
+    assert student.losses(batch)["loss"].item() > 0.01
 
 
 def test_what_cannot_be_rescored_is_refused():
