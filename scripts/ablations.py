@@ -23,8 +23,8 @@ def ablations(config: Path, trial: Path, changes: Sequence[Path], root: str | No
 
     Args:
         config: of the parser.
-        trial: laid over everything, to make the trainings short.
-        changes: configs laid over the parser's; one that names a class of its own stands in place of the parser's.
+        trial: laid over the parser's, to make the trainings short.
+        changes: configs laid over both; one that names a class of its own stands in place of the parser's instead.
         root: corpus folder; None reads ``TOPV2_DIR``.
         extra: words for every ``framefill fit``.
 
@@ -39,7 +39,7 @@ def ablations(config: Path, trial: Path, changes: Sequence[Path], root: str | No
     for change in (None, *changes):
         name = BASE if change is None else change.stem
         whole = change is not None and _stands_alone(change)
-        laid = [*([] if whole else [config]), *([] if change is None else [change]), trial]
+        laid = [change, trial] if whole else [config, trial, *([] if change is None else [change])]
         words = [word for path in laid for word in ("--config", str(path))]
         fit(f"{run}/{name.replace(' ', '_')}", [*words, "--data.root", str(data_root(root)), *extra])
         found = record(f"{run}/{name.replace(' ', '_')}")

@@ -126,10 +126,10 @@ def _parser() -> argparse.ArgumentParser:
                          "--changes configs/ablations/no_*.yaml")  # fmt: skip
     ablations.add_argument(
         "--trial", type=Path, default=Path("configs/ablations/quarter.yaml"),
-        help="config laid over all of them, to make the trainings short (default: %(default)s)",
+        help="config laid over the parser's, to make the trainings short (default: %(default)s)",
     )  # fmt: skip
     ablations.add_argument(
-        "--changes", nargs="+", type=Path, required=True, help="configs, each laid over the parser's, or a whole one"
+        "--changes", nargs="+", type=Path, required=True, help="configs, each laid over both, or a whole one"
     )
     for experiment in (low, ablations):
         experiment.add_argument("--config", type=Path, required=True, help="the parser's config")
