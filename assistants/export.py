@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ def export(
     precisions: Sequence[str] = ("fp32", "int8"),
     metrics: dict[str, Any] | None = None,
     licence: str = LICENCE,
+    decoding: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes a bundle, whole or not at all.
 
@@ -40,6 +42,7 @@ def export(
         precisions: ``fp32``, ``int8`` or both.
         metrics: figures to carry in the manifest.
         licence: what a holder of the weights must know.
+        decoding: options of decoding that differ from those of the checkpoint.
 
     Returns:
         ``out``.
@@ -47,7 +50,7 @@ def export(
     Raises:
         BundleError: the checkpoint cannot be read, or the graphs do not compute what torch computes.
         MachineError: the disk is full; an existing bundle at ``out`` is left as it was.
-        UsageError: an unknown precision.
+        UsageError: an unknown precision or option of decoding.
     """
     out = Path(out)
     unknown = set(precisions) - set(runtime.PRECISIONS)
@@ -59,6 +62,14 @@ def export(
         )
     module, made = load_module(checkpoint)
     assert module.assets is not None
+    if decoding:
+        try:
+            module.decoding = replace(module.decoding, **decoding)
+        except (TypeError, ValueError) as error:
+            raise UsageError(
+                "E434", f"decoding cannot be changed so ({error}).", remedy=f"Options: {', '.join(made['decoding'])}."
+            ) from error
+        made = {**made, "decoding": asdict(module.decoding)}
     if not isinstance(module.model, NARModel):
         raise UsageError(
             "E431",

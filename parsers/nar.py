@@ -44,7 +44,7 @@ class DecodingConfig:
     length_weight: float = 1.0
     rescored: int = 0
     rescoring_weight: float = 0.5
-    rescoring_margin: float = 4.0
+    rescoring_margin: float = 2.0
 
     def __post_init__(self) -> None:
         if self.rescored and not self.constrained:
@@ -173,17 +173,17 @@ class NonAutoregressiveParser:
         margin = math.inf if n_best > 1 else self.config.rescoring_margin if self.config.rescored else 0.0
         candidates: list[list[Lengths]] = [[] for _ in sources]
 
-        def score(rows: np.ndarray, columns: slice) -> None:
-            chosen = ranked[rows, columns]
-            flat_rows = np.repeat(rows, chosen.shape[1])
-            for row, table in zip(
-                flat_rows.tolist(), self._tables(encoded, flat_rows, chosen.reshape(-1)), strict=True
-            ):
-                candidates[row].append(Lengths(float(prior[row, len(candidates[row])]), table))
+        def score(rows: np.ndarray, counts: np.ndarray) -> None:
+            """Scores the next lengths of these rows, so many of each."""
+            flat_rows = np.repeat(rows, counts)
+            columns = [len(candidates[row]) + k for row, count in zip(rows, counts, strict=True) for k in range(count)]
+            tables = self._tables(encoded, flat_rows, ranked[flat_rows, columns])
+            for row, column, table in zip(flat_rows.tolist(), columns, tables, strict=True):
+                candidates[row].append(Lengths(float(prior[row, column]), table))
 
-        everything = range(len(sources))
+        everything = np.arange(len(sources))
         wide = n_best > 1
-        score(np.array(everything), slice(0, beam if wide else 1))
+        score(everything, np.full(len(sources), beam if wide else 1))
         found = [self._best(candidates[row], sources[row], wanted, margin) for row in everything]
         if not wide and beam > 1:
             # No token has a log-probability above 0, so no frame of a length is likelier than the length.
@@ -191,7 +191,7 @@ class NonAutoregressiveParser:
             rivals = (prior[:, 1:beam] > scores[:, None] - margin).sum(axis=1)
             behind = np.flatnonzero(rivals)
             if len(behind):
-                score(behind, slice(1, 1 + int(rivals.max())))
+                score(behind, rivals[behind])
                 for row in behind.tolist():
                     found[row] = self._best(candidates[row], sources[row], wanted, margin)
         return found

@@ -76,6 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--precision", nargs="+", default=["fp32", "int8"], choices=["fp32", "int8"], help="graphs to include"
     )
+    export.add_argument(
+        "--decoding", nargs="+", default=[], metavar="OPTION=VALUE", help="decode otherwise, e.g. rescoring_margin=2.0"
+    )
     export.add_argument("--metrics", type=Path, help="metrics.json to carry in the manifest")
 
     weights = _command(
@@ -288,7 +291,15 @@ def _export(options: Any) -> None:
             for key, value in json.loads(options.metrics.read_text()).items()
             if key not in ("made", "environment")
         }
-    out = export(options.checkpoint, options.out, options.precision, metrics)
+    decoding = {}
+    for word in options.decoding:
+        name, _, value = word.partition("=")
+        try:
+            decoding[name] = json.loads(value)
+        except ValueError as error:
+            remedy = "Write OPTION=VALUE with a number, true or false, e.g. rescored=4."
+            raise UsageError("E406", f"--decoding {word!r} cannot be read.", remedy=remedy) from error
+    out = export(options.checkpoint, options.out, options.precision, metrics, decoding=decoding)
     print(f"{out} ({size(out) / 1e6:.1f} MB)")
 
 

@@ -21,6 +21,7 @@ from lightning_modules.span_pointer import SpanPointerModule
 from parsers.groups import pad
 from parsers.nar import DecodingConfig, NonAutoregressiveParser
 from parsers.span_pointer.model import SpanPointerConfig
+from scripts.cli import main
 from tests.encoders import save_encoder
 from tests.test_span_pointer import SMALL
 from tests.training import fit
@@ -140,6 +141,21 @@ def test_weights_and_margins_choose_from_the_same_frames():
     assert found["exact_match"]["margin 8"]["1"] == 50.0
     assert found["judged"] == {"1": 0.0, "2": 50.0, "3": 50.0, "4": 50.0, "6": 50.0, "8": 50.0}
     assert found["gold_in_top"] == {"1": 50.0, "2": 100.0, "3": 100.0}
+
+
+def test_a_bundle_may_decode_otherwise(trained: Path, tmp_path: Path, capsys):
+    words = ["export", "--checkpoint", str(trained), "--out", str(tmp_path / "bundle"), "--precision", "int8"]
+    assert main([*words, "--decoding", "rescored=3", "rescoring_margin=1.5"]) == 0
+    config = runtime.load(tmp_path / "bundle").config
+    assert (config.rescored, config.rescoring_margin, config.length_beam) == (3, 1.5, 5)
+    for wrong, code in (
+        ("rescored", "E406"),
+        ("rescored=many", "E406"),
+        ("colour=1", "E434"),
+        ("length_beam=0", "E434"),
+    ):
+        assert main([*words, "--decoding", wrong]) == 2
+        assert code in capsys.readouterr().err
 
 
 def test_a_rescorer_is_taught_as_well(trained: Path, corpus: Path):
