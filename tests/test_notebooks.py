@@ -5,11 +5,20 @@ import pytest
 from nbclient import NotebookClient
 
 
-@pytest.mark.parametrize("name", ["01_exact_match", "02_raf_tour"])
+@pytest.mark.parametrize(
+    ("name", "released"),
+    [("01_exact_match", None), ("01_exact_match", "span-pointer-topv2"), ("02_raf_tour", None)],
+)
 def test_notebooks_run(
-    name: str, repository: Path, bundle: Path, raf_bundle: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    released: str | None,
+    repository: Path,
+    bundle: Path,
+    raf_bundle: Path,
+    corpus: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setenv("FRAMEFILL_BUNDLE", str(bundle))
+    monkeypatch.setenv("FRAMEFILL_BUNDLE", str(repository / "models" / released if released else bundle))
     monkeypatch.setenv("FRAMEFILL_RAF_BUNDLE", str(raf_bundle))
     monkeypatch.setenv("FRAMEFILL_EVERY", "1")
     monkeypatch.setenv("TOPV2_DIR", str(corpus))
