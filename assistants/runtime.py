@@ -64,45 +64,22 @@ class OnnxBackend:
         memory, lengths = self.run("encoder", {"pieces": pieces, "mask": mask})
         return memory, lengths
 
-    def decode(
-        self,
-        memory: Any,
-        rows: np.ndarray,
-        pieces: np.ndarray,
-        mask: np.ndarray,
-        tokens: np.ndarray,
-        lengths: np.ndarray,
-    ) -> np.ndarray:
+    def decode(self, encoded: Encoded, rows: np.ndarray, tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """See :class:`parsers.nar.Backend`."""
-        return self._judge("decoder", memory, rows, pieces, mask, tokens, lengths)
+        return self._judge("decoder", encoded, rows, tokens, lengths)
 
-    def rescore(
-        self,
-        memory: Any,
-        rows: np.ndarray,
-        pieces: np.ndarray,
-        mask: np.ndarray,
-        tokens: np.ndarray,
-        lengths: np.ndarray,
-    ) -> np.ndarray:
+    def rescore(self, encoded: Encoded, rows: np.ndarray, tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """See :class:`parsers.nar.Backend`."""
-        return self._judge("rescorer", memory, rows, pieces, mask, tokens, lengths)
+        return self._judge("rescorer", encoded, rows, tokens, lengths)
 
     def _judge(
-        self,
-        graph: str,
-        memory: Any,
-        rows: np.ndarray,
-        pieces: np.ndarray,
-        mask: np.ndarray,
-        tokens: np.ndarray,
-        lengths: np.ndarray,
+        self, graph: str, encoded: Encoded, rows: np.ndarray, tokens: np.ndarray, lengths: np.ndarray
     ) -> np.ndarray:
         """The output of a graph that reads targets over rows of a batch."""
         given = {
-            "memory": memory[rows],
-            "pieces": pieces[rows],
-            "mask": mask[rows],
+            "memory": encoded.memory[rows],
+            "pieces": encoded.pieces[rows],
+            "mask": encoded.mask[rows],
             "tokens": tokens,
             "target_lengths": lengths,
         }

@@ -29,7 +29,7 @@ from lightning_modules.checkpoints import load_module
 from lightning_modules.evaluation import environment
 from parsers.groups import pad
 from parsers.mask_predict import MASKED
-from parsers.nar import NonAutoregressiveParser
+from parsers.nar import Encoded, NonAutoregressiveParser
 
 
 class Beam:
@@ -44,15 +44,15 @@ class Beam:
     def __init__(self, parser: NonAutoregressiveParser, texts: list[str], beam: int) -> None:
         self.backend = parser.backend
         sources = parser.tokenizer.batch(texts)
-        self.pieces, self.mask = pad(sources, parser.tokenizer.pad_id)
-        self.memory, priors = self.backend.encode(self.pieces, self.mask)
-        best = np.argsort(-priors[:, 1:], axis=1)[:, :beam] + 1
+        pieces, mask = pad(sources, parser.tokenizer.pad_id)
+        self.encoded = Encoded(sources, pieces, mask, *self.backend.encode(pieces, mask))
+        best = np.argsort(-self.encoded.priors[:, 1:], axis=1)[:, :beam] + 1
         self.rows, self.lengths = np.repeat(np.arange(len(texts)), beam), best.reshape(-1)
 
     def decode(self) -> None:
         """One call of the decoder."""
         tokens = np.full((len(self.lengths), int(self.lengths.max())), MASKED, dtype=np.int64)
-        self.backend.decode(self.memory, self.rows, self.pieces, self.mask, tokens, self.lengths)
+        self.backend.decode(self.encoded, self.rows, tokens, self.lengths)
 
 
 def main() -> None:

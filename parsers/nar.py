@@ -60,27 +60,11 @@ class Backend(Protocol):
         """``[B, S]`` ids and mask to encoder states (of the backend's own type) and ``[B, C]`` length log-probabilities."""
         ...
 
-    def decode(
-        self,
-        memory: Any,
-        rows: np.ndarray,
-        pieces: np.ndarray,
-        mask: np.ndarray,
-        tokens: np.ndarray,
-        lengths: np.ndarray,
-    ) -> np.ndarray:
+    def decode(self, encoded: Encoded, rows: np.ndarray, tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Scores targets ``[N, T]`` (of ``lengths [N]``) over the utterances ``rows [N]`` of the batch: ``[N, T, V + S]``."""
         ...
 
-    def rescore(
-        self,
-        memory: Any,
-        rows: np.ndarray,
-        pieces: np.ndarray,
-        mask: np.ndarray,
-        tokens: np.ndarray,
-        lengths: np.ndarray,
-    ) -> np.ndarray:
+    def rescore(self, encoded: Encoded, rows: np.ndarray, tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """As :meth:`decode`, for whole targets: ``[N]`` log-probabilities."""
         ...
 
@@ -156,14 +140,13 @@ class NonAutoregressiveParser:
 
     def _tables(self, encoded: Encoded, rows: np.ndarray, lengths: np.ndarray) -> Iterator[list[list[float]]]:
         """Scores ``[length][size + pieces]`` of the positions of targets of these lengths over these rows."""
-        e = encoded
         scores = refine(
-            lambda tokens: self.backend.decode(e.memory, rows, e.pieces, e.mask, tokens, lengths),
+            lambda tokens: self.backend.decode(encoded, rows, tokens, lengths),
             lengths,
             self.config.passes,
         )
         for k, (row, length) in enumerate(zip(rows.tolist(), lengths.tolist(), strict=True)):
-            yield scores[k, :length, : self.ids.size + len(e.sources[row])].tolist()
+            yield scores[k, :length, : self.ids.size + len(encoded.sources[row])].tolist()
 
     def _search(self, encoded: Encoded, ranked: np.ndarray, prior: np.ndarray, n_best: int) -> list[list[Decoded]]:
         """The best sequences of each row over its length beam, those to be rescored among them."""
@@ -226,7 +209,7 @@ class NonAutoregressiveParser:
         for place, (_, ids, _) in enumerate(frames):
             tokens[place, : len(ids)] = ids
         rows = np.array([row for row, _, _ in frames])
-        judged = self.backend.rescore(encoded.memory, rows, encoded.pieces, encoded.mask, tokens, lengths)
+        judged = self.backend.rescore(encoded, rows, tokens, lengths)
         weight = self.config.rescoring_weight
         return [
             (1 - weight) * score + weight * second

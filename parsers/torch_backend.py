@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from parsers.nar import Encoded
 
 
 class NARModel(Protocol):
@@ -55,51 +57,32 @@ class TorchBackend:
             memory, lengths = self.model.encode(self._tensor(pieces), self._mask(mask))
             return memory, lengths.float().cpu().numpy()
 
-    def decode(
+    def decode(self, encoded: Encoded, rows: np.ndarray, tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """See :class:`parsers.nar.Backend`."""
+        return self._judge(self.model.decode, encoded, rows, tokens, lengths)
+
+    def rescore(self, encoded: Encoded, rows: np.ndarray, tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """See :class:`parsers.nar.Backend`."""
+        return self._judge(self.model.rescore, encoded, rows, tokens, lengths)
+
+    def _judge(
         self,
-        memory: Tensor,
+        part: Callable[..., Tensor],
+        encoded: Encoded,
         rows: np.ndarray,
-        pieces: np.ndarray,
-        mask: np.ndarray,
         tokens: np.ndarray,
         lengths: np.ndarray,
     ) -> np.ndarray:
-        """See :class:`parsers.nar.Backend`."""
+        """What a part of the model that reads targets says of them, over rows of a batch."""
         with self.evaluating():
-            scores = self.model.decode(*self._of_rows(memory, rows, pieces, mask, tokens, lengths))
+            scores = part(
+                encoded.memory[self._tensor(rows)],
+                self._tensor(encoded.pieces[rows]),
+                self._mask(encoded.mask[rows]),
+                self._tensor(tokens),
+                self._tensor(lengths),
+            )
             return scores.float().cpu().numpy()
-
-    def rescore(
-        self,
-        memory: Tensor,
-        rows: np.ndarray,
-        pieces: np.ndarray,
-        mask: np.ndarray,
-        tokens: np.ndarray,
-        lengths: np.ndarray,
-    ) -> np.ndarray:
-        """See :class:`parsers.nar.Backend`."""
-        with self.evaluating():
-            scores = self.model.rescore(*self._of_rows(memory, rows, pieces, mask, tokens, lengths))
-            return scores.float().cpu().numpy()
-
-    def _of_rows(
-        self,
-        memory: Tensor,
-        rows: np.ndarray,
-        pieces: np.ndarray,
-        mask: np.ndarray,
-        tokens: np.ndarray,
-        lengths: np.ndarray,
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
-        """What the model's parts read, for these rows of the batch."""
-        return (
-            memory[self._tensor(rows)],
-            self._tensor(pieces[rows]),
-            self._mask(mask[rows]),
-            self._tensor(tokens),
-            self._tensor(lengths),
-        )
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         assert isinstance(self.model, torch.nn.Module)

@@ -18,7 +18,6 @@ from data.topv2.reader import read_split
 from lightning_modules.checkpoints import load_module
 from lightning_modules.datamodule import TOPv2DataModule
 from lightning_modules.span_pointer import SpanPointerModule
-from parsers.groups import pad
 from parsers.nar import DecodingConfig, NonAutoregressiveParser
 from parsers.span_pointer.model import SpanPointerConfig
 from scripts.cli import main
@@ -87,11 +86,10 @@ def test_scores_are_those_of_decoder_and_rescorer_together(parser: NonAutoregres
         assert [h.score for h in found] == sorted((h.score for h in found), reverse=True)
         changed += found[0].frame != before[0].frame
         composed = {str(h.frame): h.score for h in before}
-        pieces, mask = pad([sources[row]], parser.tokenizer.pad_id)
-        memory, _ = parser.backend.encode(pieces, mask)
+        encoded = parser._encode([sources[row]])
         for hypothesis in found:
             tokens = np.array([ids.encode(hypothesis.trace["tokens"])])
-            judged = parser.backend.rescore(memory, np.array([0]), pieces, mask, tokens, np.array([tokens.shape[1]]))
+            judged = parser.backend.rescore(encoded, np.array([0]), tokens, np.array([tokens.shape[1]]))
             together = 0.5 * composed[str(hypothesis.frame)] + 0.5 * float(judged[0])
             assert np.isclose(hypothesis.score, together, atol=1e-3)
     assert changed, "a barely trained rescorer that never disagrees was not asked"
