@@ -100,7 +100,8 @@ class TOPv2DataModule(pl.LightningDataModule):
             :func:`data.topv2.augment.swap_values`).
         varied: probability that a variant stands in for its row, drawn anew in every epoch.
         pruned: probability that an epoch leaves out a row whose last loss is below the mean (InfoBatch, see
-            :class:`data.topv2.pruning.Pruning`); 0 for none. The last eighth of the epochs has every row.
+            :class:`data.topv2.pruning.Pruning`); 0 for none. The last eighth of the epochs, and at least the last
+            one, has every row.
         batch_size: utterances in a training batch.
         seed: order of the batches.
         validation_rows: validate on this many eval rows, drawn once by a fixed seed; ``None`` for all.
@@ -241,7 +242,7 @@ class TOPv2DataModule(pl.LightningDataModule):
             raise ValueError("epochs differ in length: data.pruned needs trainer.reload_dataloaders_every_n_epochs: 1")
         if epochs < 1:
             raise ValueError("data.pruned needs trainer.max_epochs, for the last epochs have every row")
-        return Pruning(rows, self.hparams["pruned"], WHOLE_FROM * epochs)
+        return Pruning(rows, self.hparams["pruned"], int(WHOLE_FROM * epochs))
 
     def state_dict(self) -> dict[str, Any]:
         """Where the training batches stand, for the checkpoint."""
