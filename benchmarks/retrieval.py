@@ -22,7 +22,7 @@ from data.topv2.reader import corpus_checksum, data_root, read_split
 from lightning_modules.checkpoints import load_module
 from lightning_modules.evaluation import environment
 from lightning_modules.metrics import RECALL_AT
-from parsers.raf.parser import Candidate, RAFDecodingConfig, RAFParser, weigh
+from parsers.raf.parser import Candidate, RAFDecodingConfig, RAFParser, composition, weigh
 from retrieval.scenario import Scenario
 
 #: Utterances that are read together.
@@ -83,7 +83,7 @@ def _modules(candidates: list[Candidate], exact: list[bool], config: RAFDecoding
         for i, c in enumerate(candidates)
         if c.retrieval is not None and c.fill is not None
     }
-    composed = {i: c.composed for i, c in enumerate(candidates) if c.composed is not None}
+    composed = {i: s for i, c in enumerate(candidates) if (s := composition(c, config)) is not None}
     together = {i: weigh(c, config) for i, c in enumerate(candidates)}
     return {
         name: bool(scores) and exact[max(scores, key=scores.__getitem__)]

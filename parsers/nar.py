@@ -121,7 +121,9 @@ class NonAutoregressiveParser:
     def _parse(self, sources: list[Source], n_best: int) -> Iterator[list[Hypothesis]]:
         encoded = self._encode(sources)
         ranked, prior = self._lengths(encoded)
-        found = self._search(encoded, ranked, prior, n_best)
+        wanted = max(n_best, self.config.rescored)
+        margin = math.inf if n_best > 1 else self.config.rescoring_margin if self.config.rescored else 0.0
+        found, _ = self._search(encoded, ranked, prior, wanted, margin)
         if self.config.rescored:
             found = self._rescored(encoded, found)
         for row, decoded in enumerate(found):
@@ -148,12 +150,22 @@ class NonAutoregressiveParser:
         for k, (row, length) in enumerate(zip(rows.tolist(), lengths.tolist(), strict=True)):
             yield scores[k, :length, : self.ids.size + len(encoded.sources[row])].tolist()
 
-    def _search(self, encoded: Encoded, ranked: np.ndarray, prior: np.ndarray, n_best: int) -> list[list[Decoded]]:
-        """The best sequences of each row over its length beam, those to be rescored among them."""
+    def _search(
+        self, encoded: Encoded, ranked: np.ndarray, prior: np.ndarray, wanted: int, margin: float
+    ) -> tuple[list[list[Decoded]], list[list[Lengths]]]:
+        """The best sequences of each row over its length beam.
+
+        Args:
+            encoded: the rows.
+            ranked: their length beams ``[B, beam]``.
+            prior: weighted log-probabilities of these lengths.
+            wanted: at most so many sequences of each row.
+            margin: how far behind the best a sequence may be.
+
+        Returns:
+            The sequences of each row, at least one, best first; and the lengths of its beam that had to be scored.
+        """
         sources, beam = encoded.sources, ranked.shape[1]
-        wanted = max(n_best, self.config.rescored)
-        # How far behind the best frame another one still counts.
-        margin = math.inf if n_best > 1 else self.config.rescoring_margin if self.config.rescored else 0.0
         candidates: list[list[Lengths]] = [[] for _ in sources]
 
         def score(rows: np.ndarray, counts: np.ndarray) -> None:
@@ -165,7 +177,7 @@ class NonAutoregressiveParser:
                 candidates[row].append(Lengths(float(prior[row, column]), table))
 
         everything = np.arange(len(sources))
-        wide = n_best > 1
+        wide = math.isinf(margin)
         score(everything, np.full(len(sources), beam if wide else 1))
         found = [self._best(candidates[row], sources[row], wanted, margin) for row in everything]
         if not wide and beam > 1:
@@ -177,7 +189,7 @@ class NonAutoregressiveParser:
                 score(behind, rivals[behind])
                 for row in behind.tolist():
                     found[row] = self._best(candidates[row], sources[row], wanted, margin)
-        return found
+        return found, candidates
 
     def _best(self, candidates: list[Lengths], source: Source, wanted: int, margin: float) -> list[Decoded]:
         if not self.config.constrained:
@@ -195,26 +207,21 @@ class NonAutoregressiveParser:
         """The sequences of each row in the order of decoder and rescorer together; a lone one needs no judge."""
         rivals = [(row, decoded) for row, several in enumerate(found) if len(several) > 1 for decoded in several]
         together: list[list[Decoded]] = [[] if len(several) > 1 else several for several in found]
-        scores = self._together(encoded, [(row, decoded.ids, decoded.score) for row, decoded in rivals])
+        scores = self._judged(encoded, [(row, decoded.ids) for row, decoded in rivals])
+        weight = self.config.rescoring_weight
         for (row, decoded), score in zip(rivals, scores, strict=True):
-            together[row].append(replace(decoded, score=score))
+            together[row].append(replace(decoded, score=(1 - weight) * decoded.score + weight * score))
         return [sorted(several, key=lambda decoded: -decoded.score) for several in together]
 
-    def _together(self, encoded: Encoded, frames: Sequence[tuple[int, Sequence[int], float]]) -> list[float]:
-        """What decoder and rescorer think of frames, given as row, ids and the decoder's log-probability."""
+    def _judged(self, encoded: Encoded, frames: Sequence[tuple[int, Sequence[int]]]) -> list[float]:
+        """The rescorer's log-probability of frames, given as row and ids."""
         if not frames:
             return []
-        lengths = np.array([len(ids) for _, ids, _ in frames])
+        lengths = np.array([len(ids) for _, ids in frames])
         tokens = np.zeros((len(frames), int(lengths.max())), dtype=np.int64)
-        for place, (_, ids, _) in enumerate(frames):
+        for place, (_, ids) in enumerate(frames):
             tokens[place, : len(ids)] = ids
-        rows = np.array([row for row, _, _ in frames])
-        judged = self.backend.rescore(encoded, rows, tokens, lengths)
-        weight = self.config.rescoring_weight
-        return [
-            (1 - weight) * score + weight * second
-            for (_, _, score), second in zip(frames, judged.tolist(), strict=True)
-        ]
+        return self.backend.rescore(encoded, np.array([row for row, _ in frames]), tokens, lengths).tolist()
 
     def _hypothesis(self, decoded: Decoded, source: Source, lengths: np.ndarray, priors: np.ndarray) -> Hypothesis:
         tokens = self.ids.decode(decoded.ids)

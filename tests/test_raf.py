@@ -26,7 +26,7 @@ from parsers.pretrained import load_transformer
 from parsers.raf.calibration import calibrate
 from parsers.raf.filling import NEVER, best_spans
 from parsers.raf.model import RAF, RAFConfig, SpanHead
-from parsers.raf.parser import Candidate, RAFDecodingConfig, RAFParser, template, weigh
+from parsers.raf.parser import Candidate, RAFDecodingConfig, RAFParser, composition, template, weigh
 from parsers.span_pointer.model import SpanPointer, SpanPointerConfig
 from retrieval.bank import ScenarioBank
 from retrieval.glosses import Glosses
@@ -279,24 +279,42 @@ def test_its_span_pointer_can_be_had_by_itself(tmp_path: Path):
 def test_candidates_are_judged_by_decoder_and_rescorer(raf_checkpoint: Path, corpus: Path):
     module, _ = load_module(raf_checkpoint)
     sources = module.assets.tokenizer.batch([row.utterance for row in read_split(corpus, "eval")[:20]])
-    composed = []
+    runs = []
     for rescored, weight in ((0, 0.5), (8, 1.0), (8, 0.25)):
         module.decoding = replace(module.decoding, rescored=rescored, rescoring_weight=weight)
         found = module.parser().candidates(sources)
-        composed.append([{tuple(c.tokens): c.composed for c in candidates} for candidates in found])
+        runs.append([{tuple(c.tokens): c for c in candidates} for candidates in found])
     rows, ids = 0, TargetIds(module.assets.ontology)
-    for source, decoder, rescorer, both in zip(sources, *composed, strict=True):
+    for source, *of_row in zip(sources, *runs, strict=True):
+        decoder, rescorer, both = of_row
         assert decoder.keys() == rescorer.keys() == both.keys()
-        for tokens, score in both.items():
-            assert score == pytest.approx(0.75 * decoder[tokens] + 0.25 * rescorer[tokens], abs=1e-3)
-        tokens = next(iter(rescorer))
-        pieces, target = torch.tensor([source.ids]), torch.tensor([ids.encode(list(tokens))])
-        with torch.inference_mode():
-            memory, _ = module.model.encode(pieces, None)
-            alone = module.model.rescore(memory, pieces, None, target, torch.tensor([target.shape[1]]))
-        assert rescorer[tokens] == pytest.approx(alone.item(), abs=1e-3)
+        if len(both) == 1:
+            assert next(iter(both.values())).judged is None, "a lone candidate was judged"
+            continue
+        for tokens, candidate in both.items():
+            assert decoder[tokens].judged is None
+            assert candidate.composed == pytest.approx(decoder[tokens].composed, abs=1e-3)
+            pieces, target = torch.tensor([source.ids]), torch.tensor([ids.encode(list(tokens))])
+            with torch.inference_mode():
+                memory, _ = module.model.encode(pieces, None)
+                alone = module.model.rescore(memory, pieces, None, target, torch.tensor([target.shape[1]])).item()
+            assert candidate.judged == pytest.approx(alone, abs=1e-3) == rescorer[tokens].judged
+            assert composition(candidate, module.decoding) == pytest.approx(
+                0.75 * candidate.composed + 0.25 * candidate.judged
+            )
         rows += len(both)
     assert rows > len(sources)
+
+
+def test_far_scenarios_are_left_out_unless_several_frames_are_asked_for(raf_checkpoint: Path, corpus: Path):
+    module, _ = load_module(raf_checkpoint)
+    texts = [row.utterance for row in read_split(corpus, "eval")[:20]]
+    module.decoding = replace(module.decoding, scenario_margin=0.0, rescoring_margin=0.0)
+    narrow = module.parser().parse(texts)
+    several = module.parser().parse(texts, n_best=3)
+    for one, many in zip(narrow, several, strict=True):
+        assert len(one[0].trace["candidates"]) <= 2, "more than one of the bank and one composed"
+        assert len(many) == 3 and len(many[0].trace["candidates"]) >= 8
 
 
 def test_without_composition_the_bank_is_never_left(raf_checkpoint: Path, corpus: Path):

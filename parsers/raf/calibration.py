@@ -14,9 +14,11 @@ import numpy as np
 
 from parsers.raf.parser import Candidate, RAFDecodingConfig
 
-#: Settings tried: weights of filling and composition relative to retrieval's, and what leaving the bank costs.
+#: Settings tried: weights of filling and composition relative to retrieval's, the rescorer's share in composition, and
+#: what leaving the bank costs.
 FILL = (0.25, 0.5, 1.0, 2.0)
 COMPOSE = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
+JUDGE = (0.0, 0.25, 0.5, 0.75, 1.0)
 LEAVE = tuple(np.round(np.arange(-12.0, 0.5, 0.5), 1).tolist())
 
 
@@ -28,7 +30,8 @@ def calibrate(
     Args:
         candidates: of each row, as :meth:`parsers.raf.parser.RAFParser.candidates` gives them.
         exact: whether each is the gold frame.
-        config: what stays as it is; a ``compose_weight`` of 0 stays 0.
+        config: what stays as it is; a ``compose_weight`` of 0 stays 0, and a ``rescoring_weight`` of 1, with which the
+            decoder does not judge at all, stays 1.
 
     Returns:
         The config with the weights found, and its share of exact rows.
@@ -40,31 +43,39 @@ def calibrate(
         raise ValueError("no rows to calibrate on")
     width = max(len(row) for row in candidates)
     shape = (len(candidates), width)
-    retrieval, fill, composed = (np.full(shape, np.nan) for _ in range(3))
+    tables = {name: np.full(shape, np.nan) for name in ("retrieval", "fill", "composed", "judged")}
     right = np.zeros(shape, dtype=bool)
     there = np.zeros(shape, dtype=bool)
     for i, row in enumerate(candidates):
         for j, candidate in enumerate(row):
             there[i, j], right[i, j] = True, exact[i][j]
-            for table, value in (
-                (retrieval, candidate.retrieval), (fill, candidate.fill), (composed, candidate.composed)
-            ):  # fmt: skip
+            for name, table in tables.items():
+                value = getattr(candidate, name)
                 table[i, j] = np.nan if value is None else value
     rows = np.arange(len(candidates))
+    mixed = config.rescored and config.rescoring_weight < 1
     best, found = -1.0, config
-    for fill_weight, compose_weight in product(FILL, COMPOSE if config.compose_weight else (0.0,)):
-        banked = retrieval + fill_weight * fill
+    for judge, fill, compose in product(
+        JUDGE if mixed else (config.rescoring_weight,), FILL, COMPOSE if config.compose_weight else (0.0,)
+    ):
+        banked = tables["retrieval"] + fill * tables["fill"]
+        composed = np.where(
+            np.isnan(tables["judged"]), tables["composed"],
+            np.where(np.isnan(tables["composed"]), tables["judged"],
+                     (1 - judge) * tables["composed"] + judge * tables["judged"]),
+        )  # fmt: skip
         for leave in LEAVE if config.compositions else (config.leave_score,):
             own = np.where(np.isnan(banked), leave, banked)
-            total = own + compose_weight * np.where(np.isnan(composed), own, composed)
+            total = own + compose * np.where(np.isnan(composed), own, composed)
             share = float(right[rows, np.where(there, total, -np.inf).argmax(axis=1)].mean())
             if share > best:
                 best = share
                 found = replace(
                     config,
                     retrieval_weight=1.0,
-                    fill_weight=fill_weight,
-                    compose_weight=compose_weight,
+                    fill_weight=fill,
+                    compose_weight=compose,
+                    rescoring_weight=judge,
                     leave_score=leave,
                 )
     return found, best

@@ -10,6 +10,7 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -21,6 +22,7 @@ from data.topv2.frame import Frame
 from data.topv2.linearization import CLOSE, TEXT, Token
 from data.topv2.ontology import Ontology
 from data.topv2.tokenization import PieceTokenizer, Source
+from parsers.constrained import Lengths
 from parsers.groups import in_groups
 from parsers.interface import Hypothesis
 from parsers.nar import Backend, DecodingConfig, Encoded, NonAutoregressiveParser
@@ -36,18 +38,21 @@ class RAFDecodingConfig(DecodingConfig):
 
     Attributes:
         index: how scenarios are searched, a name in :data:`retrieval.index.KINDS`; all but ``flat`` are for large banks.
-        scenarios: scenarios retrieved and filled for each utterance.
-        compositions: frames that the span pointer adds; 0 never leaves the bank, which is the paper's way.
+        scenarios: scenarios retrieved and filled for each utterance, at most.
+        scenario_margin: scenarios whose log-probability is further than this behind the likeliest one's are not filled.
+        compositions: frames that the span pointer adds, at most; 0 never leaves the bank, which is the paper's way. Those
+            further than ``rescoring_margin`` behind its best are left out.
         retrieval_weight: of a scenario's log-probability among those of the bank.
         fill_weight: of the log-probability of its spans.
-        compose_weight: of the span pointer's log-probability of the same frame; 0 leaves it out. With ``rescored``, every
-            candidate is judged by its rescorer too, and at a ``rescoring_weight`` of 1 by it alone, which is faster.
+        compose_weight: of the span pointer's log-probability of the same frame; 0 leaves it out. With ``rescored``, its
+            rescorer judges candidates too, and at a ``rescoring_weight`` of 1 it alone, which is faster.
         leave_score: what a composed frame outside of the bank gets in place of the first two.
     """
 
     index: str = "flat"
     scenarios: int = 8
-    compositions: int = 2
+    scenario_margin: float = 6.0
+    compositions: int = 4
     retrieval_weight: float = 1.0
     fill_weight: float = 1.0
     compose_weight: float = 1.0
@@ -149,7 +154,8 @@ class Candidate:
         scenario: its scenario.
         retrieval: of the scenario among those of the bank.
         fill: of the spans in the scenario.
-        composed: of the frame under the span pointer.
+        composed: of the frame under the span pointer's decoder.
+        judged: of the frame under its rescorer.
         score: the weighted sum.
     """
 
@@ -159,6 +165,7 @@ class Candidate:
     retrieval: float | None = None
     fill: float | None = None
     composed: float | None = None
+    judged: float | None = None
     score: float = NEVER
 
 
@@ -195,7 +202,7 @@ class RAFParser(NonAutoregressiveParser):
         self.ontology = self._composable.merged(Ontology.from_frames(added)) if added else self._composable
 
     def _parse(self, sources: list[Source], n_best: int) -> Iterator[list[Hypothesis]]:
-        for source, candidates in zip(sources, self._candidates(sources), strict=True):
+        for source, candidates in zip(sources, self._candidates(sources, n_best), strict=True):
             for candidate in candidates:
                 candidate.score = weigh(candidate, self.config)
             candidates.sort(key=lambda candidate: -candidate.score)
@@ -230,42 +237,48 @@ class RAFParser(NonAutoregressiveParser):
         """The candidates of each utterance, at least one, not weighed yet."""
         return in_groups(sources, self._candidates, self.workers)
 
-    def _candidates(self, sources: list[Source]) -> list[list[Candidate]]:
+    def _candidates(self, sources: list[Source], n_best: int = 1) -> list[list[Candidate]]:
         encoded = self._encode(sources)
-        composed = self._composed(encoded)
+        # Who asks for several frames wants to see what else was thought of.
+        everything = n_best > 1
+        composed, scored = self._composed(encoded, math.inf if everything else self.config.rescoring_margin)
         scores, places = self.table.index.search(
             self.backend.query(encoded.memory, encoded.mask), self.config.scenarios
         )
         found = scores * self.table.scale
         log_probs = found - np.log(np.exp(found - found[:, :1]).sum(axis=1, keepdims=True)) - found[:, :1]
+        near = (places >= 0) & (everything | (log_probs >= log_probs[:, :1] - self.config.scenario_margin))
         chosen: list[dict[int, float]] = [
-            {place: value for place, value in zip(*row, strict=True) if place >= 0}
-            for row in zip(places.tolist(), log_probs.tolist(), strict=True)
+            dict(zip(places[row, near[row]].tolist(), log_probs[row, near[row]].tolist(), strict=True))
+            for row in range(len(sources))
         ]
         for row, frames in enumerate(composed):
             for candidate in frames:
                 place = self.table.bank.id(candidate.scenario)
-                if place is not None:
-                    # Less likely than all that were retrieved; how much less, the index does not tell.
-                    chosen[row].setdefault(place, min(chosen[row].values(), default=0.0))
+                if place is not None and place not in chosen[row]:
+                    # If it was not even retrieved, how much less likely it is than the last the index does not tell.
+                    at = np.flatnonzero(places[row] == place)
+                    chosen[row][place] = float(log_probs[row, at[0] if len(at) else -1])
         filled = self._filled(encoded, chosen, composed)
-        self._judge(encoded, filled)
+        self._judge(encoded, filled, scored)
         return filled
 
-    def _composed(self, encoded: Encoded) -> list[list[Candidate]]:
-        """Frames of the span pointer, best first."""
+    def _composed(self, encoded: Encoded, margin: float) -> tuple[list[list[Candidate]], list[dict[int, Lengths]]]:
+        """Frames of the span pointer within the margin, best first, and the scores of the lengths that it looked at."""
         if not self.config.compositions:
-            return [[] for _ in encoded.sources]
-        # One more than asked for keeps the search from stopping at the first length.
-        decoded = self._search(encoded, *self._lengths(encoded), max(2, self.config.compositions))
-        return [
+            return [[] for _ in encoded.sources], [{} for _ in encoded.sources]
+        ranked, prior = self._lengths(encoded)
+        decoded, scored = self._search(encoded, ranked, prior, self.config.compositions, margin)
+        frames = [
             [
                 Candidate(tokens, "composed", template(tokens), composed=d.score)
-                for d in row[: self.config.compositions]
+                for d in row
                 for tokens in [self.ids.decode(d.ids)]
             ]
             for row in decoded
         ]
+        # The likeliest lengths were looked at, more of them for some rows than for others.
+        return frames, [dict(zip(row.tolist(), known, strict=False)) for row, known in zip(ranked, scored, strict=True)]
 
     def _filled(
         self, encoded: Encoded, chosen: list[dict[int, float]], composed: list[list[Candidate]]
@@ -306,39 +319,45 @@ class RAFParser(NonAutoregressiveParser):
                 filled[row].append(candidate)
         return filled
 
-    def _judge(self, encoded: Encoded, filled: list[list[Candidate]]) -> None:
-        """Adds what the span pointer, and its rescorer, think of the candidates that have labels known to them."""
+    def _judge(self, encoded: Encoded, filled: list[list[Candidate]], scored: list[dict[int, Lengths]]) -> None:
+        """Adds what the span pointer, and its rescorer, think of the candidates that have labels known to them.
+
+        Args:
+            encoded: the rows.
+            filled: their candidates; a lone one needs no judge.
+            scored: of each row, the lengths that the decoder has scored so far.
+        """
         c = self.config
         if not c.compose_weight:
             return
         longest = encoded.priors.shape[1] - 1
         known: list[tuple[Candidate, int, list[int]]] = []
         for row, candidates in enumerate(filled):
-            for candidate in candidates:
+            for candidate in candidates if len(candidates) > 1 else []:
                 if len(candidate.tokens) <= longest:
                     try:
                         known.append((candidate, row, self.ids.encode(candidate.tokens)))
                     except FrameError:
                         continue  # a scenario with labels that the span pointer was not trained on
         if not (c.rescored and c.rescoring_weight == 1):
-            self._compose(encoded, [entry for entry in known if entry[0].composed is None])
+            self._compose(encoded, [entry for entry in known if entry[0].composed is None], scored)
         if c.rescored:
-            frames = [(row, ids, candidate.composed or 0.0) for candidate, row, ids in known]
-            for (candidate, _, _), score in zip(known, self._together(encoded, frames), strict=True):
-                candidate.composed = score
+            judged = self._judged(encoded, [(row, ids) for _, row, ids in known])
+            for (candidate, _, _), score in zip(known, judged, strict=True):
+                candidate.judged = score
 
-    def _compose(self, encoded: Encoded, candidates: list[tuple[Candidate, int, list[int]]]) -> None:
+    def _compose(
+        self, encoded: Encoded, candidates: list[tuple[Candidate, int, list[int]]], scored: list[dict[int, Lengths]]
+    ) -> None:
         """The decoder's log-probability of candidates of rows, spelled by ids; those of one length share a pass."""
-        wanted: dict[tuple[int, int], list[tuple[Candidate, list[int]]]] = {}
+        wanted = list(dict.fromkeys((row, len(ids)) for _, row, ids in candidates if len(ids) not in scored[row]))
+        if wanted:
+            rows, lengths = (np.array(column, dtype=np.int64) for column in zip(*wanted, strict=True))
+            for (row, length), table in zip(wanted, self._tables(encoded, rows, lengths), strict=True):
+                scored[row][length] = Lengths(float(encoded.priors[row, length]) * self.config.length_weight, table)
         for candidate, row, ids in candidates:
-            wanted.setdefault((row, len(ids)), []).append((candidate, ids))
-        if not wanted:
-            return
-        rows, lengths = (np.array(column, dtype=np.int64) for column in zip(*wanted, strict=True))
-        for (row, length), table in zip(wanted, self._tables(encoded, rows, lengths), strict=True):
-            prior = float(encoded.priors[row, length]) * self.config.length_weight
-            for candidate, ids in wanted[row, length]:
-                candidate.composed = prior + sum(table[i][token] for i, token in enumerate(ids))
+            length = scored[row][len(ids)]
+            candidate.composed = length.prior + sum(length.scores[i][token] for i, token in enumerate(ids))
 
 
 def weigh(candidate: Candidate, config: RAFDecodingConfig) -> float:
@@ -348,9 +367,17 @@ def weigh(candidate: Candidate, config: RAFDecodingConfig) -> float:
         own = c.leave_score
     else:
         own = c.retrieval_weight * candidate.retrieval + c.fill_weight * candidate.fill
+    composed = composition(candidate, c)
     # Where the span pointer does not know the labels, retrieval and filling speak for it as well.
-    composed = candidate.composed if candidate.composed is not None else own
-    return own + c.compose_weight * composed
+    return own + c.compose_weight * (own if composed is None else composed)
+
+
+def composition(candidate: Candidate, config: RAFDecodingConfig) -> float | None:
+    """What decoder and rescorer of the span pointer together think of a candidate, or the one of them that was asked."""
+    decoder, rescorer = candidate.composed, candidate.judged
+    if decoder is None or rescorer is None:
+        return decoder if rescorer is None else rescorer
+    return (1 - config.rescoring_weight) * decoder + config.rescoring_weight * rescorer
 
 
 def template(tokens: Sequence[Token]) -> Scenario:
