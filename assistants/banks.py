@@ -37,7 +37,8 @@ def read(bundle: Bundle) -> ScenarioTable:
         )
     bank = ScenarioBank.from_dict(json.loads(bundle.read(SCENARIOS)), str(bundle.path))
     index = ScenarioIndex.from_bytes(bundle.read(INDEX), made, bank.digest, str(bundle.path))
-    return ScenarioTable(bank, index, made["scale"], load(bundle.read(LEAVES))["leaves"])
+    states = load(bundle.read(LEAVES))
+    return ScenarioTable(bank, index, made["scale"], states["leaves"] * states["scales"])
 
 
 def write(table: ScenarioTable, gloss: str, folder: Path) -> dict[str, Any]:
@@ -53,8 +54,7 @@ def write(table: ScenarioTable, gloss: str, folder: Path) -> dict[str, Any]:
     """
     table.bank.save(folder / SCENARIOS)
     write_bytes(folder / INDEX, table.index.to_bytes())
-    # Half precision is finer than the int8 graphs that read these states.
-    write_bytes(folder / LEAVES, save({"leaves": table.leaves.astype(np.float16)}))
+    write_bytes(folder / LEAVES, save(quantized(table.leaves)))
     index = table.index
     return {
         "gloss": gloss,
@@ -63,6 +63,13 @@ def write(table: ScenarioTable, gloss: str, folder: Path) -> dict[str, Any]:
         "bank": index.bank,
         "index": vars(index.config),
     }
+
+
+def quantized(leaves: np.ndarray) -> dict[str, np.ndarray]:
+    """States ``[leaves, W]`` as bytes and a scale for each leaf, which is finer than the int8 graph that reads them."""
+    largest = np.abs(leaves).max(axis=1, keepdims=True, initial=0.0).astype(np.float32)
+    scales = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+    return {"leaves": np.rint(leaves / scales).astype(np.int8), "scales": scales}
 
 
 def change(path: Path | str, edit: Callable[[ScenarioTable], ScenarioTable]) -> None:

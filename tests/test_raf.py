@@ -340,7 +340,7 @@ def test_the_bundle_parses_what_the_checkpoint_parses(raf_bundle: Path, raf_chec
     module, _ = load_module(raf_checkpoint)
     expected, found = module.parser().parse(utterances), runtime.load(raf_bundle, "fp32").parse(utterances)
     same = [one[0].frame == other[0].frame for one, other in zip(expected, found, strict=True)]
-    # Leaf states are kept in half precision, so that a tie may fall the other way.
+    # Leaf states are kept as bytes, so that a tie may fall the other way.
     assert np.mean(same) > 0.97
     for hypotheses in runtime.load(raf_bundle).parse(utterances):
         assert hypotheses[0].frame is not None
@@ -366,6 +366,15 @@ def test_a_scenario_is_added_and_removed_without_training(raf_bundle: Path, tmp_
     assert runtime.load(folder).parse(["wake me at 6"]) == runtime.load(raf_bundle).parse(["wake me at 6"])
     assert main(["bank", "remove", "--bundle", str(folder), new]) != 0
     assert "E440" in capsys.readouterr().err
+
+
+def test_leaf_states_are_kept_as_bytes_and_kept_again_unchanged():
+    leaves = np.random.default_rng(0).normal(size=(50, 16)) * np.linspace(0, 9, 50)[:, None]
+    kept = banks.quantized(leaves)
+    again = kept["leaves"] * kept["scales"]
+    assert kept["leaves"].dtype == np.int8 and np.abs(again - leaves).max() <= kept["scales"].max() / 2 + 1e-6
+    assert (banks.quantized(again)["leaves"] == kept["leaves"]).all()
+    assert banks.quantized(np.zeros((0, 16)))["leaves"].shape == (0, 16)
 
 
 def test_a_full_disk_leaves_the_bank(raf_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -13,7 +13,7 @@ from data.topv2.linearization import SpanForm
 from data.topv2.reader import read_split
 from data.topv2.tokenization import PieceTokenizer
 from retrieval.bank import ScenarioBank
-from retrieval.index import IndexConfig, ScenarioIndex
+from retrieval.index import KINDS, IndexConfig, ScenarioIndex
 from retrieval.scenario import STYLES, Scenario
 from retrieval.scoring import pool, retrieval_nll
 from tests.strategies import frames
@@ -101,7 +101,7 @@ def test_damaged_banks_are_refused(tmp_path: Path):
             ScenarioBank.load(path)
 
 
-@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivfpq"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_index_finds_the_nearest_and_is_never_stale(kind: str, tmp_path: Path):
     vectors = np.random.default_rng(0).normal(size=(900, 16)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -127,6 +127,17 @@ def test_an_index_finds_the_nearest_and_is_never_stale(kind: str, tmp_path: Path
     path.with_suffix(".json").write_text(json.dumps({}))
     with pytest.raises(BundleError, match="E342"):
         ScenarioIndex.load(path, "encoder", "bank")
+
+
+@pytest.mark.parametrize("kind", ["flat", "sq8"])
+def test_scenarios_are_added_to_an_index_and_removed(kind: str):
+    vectors = np.random.default_rng(1).normal(size=(300, 32)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    index = ScenarioIndex.build(vectors[:250], "encoder", "bank", IndexConfig(kind))
+    more = index.added(vectors[250:], "larger").removed(10, "other")
+    kept = np.delete(np.arange(300), 10)
+    assert (more.search(vectors[kept], 1)[1][:, 0] == np.arange(299)).all()
+    assert len(index) == 250, "the index that was there before changed"
 
 
 def test_a_small_bank_gives_what_it_has():

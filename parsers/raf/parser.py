@@ -141,7 +141,7 @@ class ScenarioTable:
     def of(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Leaf states ``[N, L, W]`` and mask ``[N, L]`` of the scenarios at these places, ``L`` at least 1."""
         rows, mask = self.rows.of(places)
-        return self.leaves[rows].astype(np.float32), mask
+        return self.leaves[rows].astype(np.float32, copy=False), mask
 
 
 @dataclass
@@ -356,8 +356,8 @@ class RAFParser(NonAutoregressiveParser):
             for (row, length), table in zip(wanted, self._tables(encoded, rows, lengths), strict=True):
                 scored[row][length] = Lengths(float(encoded.priors[row, length]) * self.config.length_weight, table)
         for candidate, row, ids in candidates:
-            length = scored[row][len(ids)]
-            candidate.composed = length.prior + sum(length.scores[i][token] for i, token in enumerate(ids))
+            like = scored[row][len(ids)]
+            candidate.composed = like.prior + sum(like.scores[i][token] for i, token in enumerate(ids))
 
 
 def weigh(candidate: Candidate, config: RAFDecodingConfig) -> float:
