@@ -141,6 +141,10 @@ def _parser() -> argparse.ArgumentParser:
             "--fit", nargs=argparse.REMAINDER, default=[], help="last: options for every `framefill fit`"
         )
     low.add_argument(
+        "--source-training", type=Path,
+        help="config laid over it for the source domains, as configs/low_resource_source.yaml (default: none)",
+    )  # fmt: skip
+    low.add_argument(
         "--fine-tuning", type=Path, default=Path("configs/low_resource.yaml"),
         help="config laid over it for the target domains (default: %(default)s)",
     )  # fmt: skip
@@ -367,7 +371,13 @@ def _low_resource(options: Any) -> None:
     from scripts.low_resource import low_resource
 
     out = low_resource(
-        options.config, options.fine_tuning, options.data_root, options.targets, options.spis, options.fit
+        options.config,
+        options.source_training,
+        options.fine_tuning,
+        options.data_root,
+        options.targets,
+        options.spis,
+        options.fit,
     )
     print(f"curve: {out / 'curve.json'}\nplot: {out / 'curve.png'}")
 

@@ -14,12 +14,19 @@ from scripts.trainings import fit, name_of, record
 
 
 def low_resource(
-    config: Path, fine_tuning: Path, root: str | None, targets: Sequence[str], spis: Sequence[int], extra: Sequence[str]
+    config: Path,
+    source_training: Path | None,
+    fine_tuning: Path,
+    root: str | None,
+    targets: Sequence[str],
+    spis: Sequence[int],
+    extra: Sequence[str],
 ) -> Path:
     """Trains the source parser, fine-tunes it for every target domain and number of samples, writes curve and plot.
 
     Args:
         config: of the parser.
+        source_training: laid over it for the source domains; None trains on them as the config says.
         fine_tuning: laid over it for the target domains.
         root: corpus folder; None reads ``TOPV2_DIR``.
         targets: low-resource domains; all others in the folder are sources.
@@ -37,8 +44,10 @@ def low_resource(
     known = [path.name.removesuffix("_train.tsv") for path in split_files(folder, "train")]
     sources = [domain for domain in known if domain not in targets]
     common = ("--config", str(config))
+    shorter = [] if source_training is None else ["--config", str(source_training)]
     source = fit(
-        f"{run}/source", [*common, "--data.root", str(folder), f"--data.domains={json.dumps(sources)}", *extra]
+        f"{run}/source",
+        [*common, *shorter, "--data.root", str(folder), f"--data.domains={json.dumps(sources)}", *extra],
     )
     curve: dict[str, dict[str, Any]] = {}
     for target in targets:

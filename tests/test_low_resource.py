@@ -68,6 +68,7 @@ def test_the_curve_is_trained_recorded_drawn_and_taken_up_again(root: Path, repo
     words = [
         sys.executable, "-m", "scripts.cli", "bench", "low-resource", "--data-root", str(root), "--targets", "weather",
         "--config", str(repository / "configs" / "demo.yaml"), "--spis", "2", "6",
+        "--source-training", str(tmp_path / "source.yaml"),
         "--fine-tuning", str(tmp_path / "short.yaml"), "--fit", "--threads=1", "--trainer.precision=32-true",
         *(word for word in TINY if word.startswith("--model")),
     ]  # fmt: skip
@@ -75,15 +76,14 @@ def test_the_curve_is_trained_recorded_drawn_and_taken_up_again(root: Path, repo
     tuning["trainer"] |= {"max_steps": 20, "val_check_interval": 10}
     (tmp_path / "short.yaml").write_text(yaml.safe_dump(tuning))
     folder = tmp_path / "results" / "low_resource" / "demo"
-    # The source is trained beforehand as the command would, in fewer epochs than its config says.
-    fit(
-        tmp_path, root, repository, "--run=low_resource/demo/source", "--trainer.max_epochs=4",
-        "--trainer.check_val_every_n_epoch=4", '--data.domains=["alarm","timer"]',
-    )  # fmt: skip
+    source = {"trainer": {"max_epochs": 4, "check_val_every_n_epoch": 4}}
+    (tmp_path / "source.yaml").write_text(yaml.safe_dump(source))
     done = subprocess.run(words, cwd=tmp_path, env=environment(repository), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     curve = json.loads((folder / "curve.json").read_text())["exact_match_by_spis"]["weather"]
     assert list(curve) == ["2", "6"]
+    source = json.loads((folder / "source" / "metrics.json").read_text())["made"]["data"]
+    assert source["domains"] == ["alarm", "timer"]
     record = json.loads((folder / "weather_6" / "metrics.json").read_text())
     assert record["exact_match"] == curve["6"]
     assert record["count"] == len(read_split(root, "eval", ["weather"]))
@@ -103,7 +103,7 @@ def test_what_cannot_be_started_from(root: Path, repository: Path, tmp_path: Pat
     with pytest.raises(BundleError, match="E301"):
         TOPv2DataModule(str(root), start=str(tmp_path / "none.ckpt")).setup("fit")
     with pytest.raises(UsageError, match="E404"):
-        low_resource(tmp_path / "none.yaml", tmp_path / "x.yaml", str(root), ["weather"], [2], [])
+        low_resource(tmp_path / "none.yaml", None, tmp_path / "x.yaml", str(root), ["weather"], [2], [])
     with pytest.raises(AssertionError, match="E305"):
         fit(
             tmp_path, root, repository, "--run=x", "--trainer.max_epochs=1", f"--data.start={checkpoint}",
