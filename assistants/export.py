@@ -64,6 +64,9 @@ def export(
     assert module.assets is not None
     if decoding:
         try:
+            for name, value in decoding.items():
+                if isinstance(value, str) != isinstance(getattr(module.decoding, name, value), str):
+                    raise TypeError(f"{name} cannot be {value!r}")
             module.decoding = replace(module.decoding, **decoding)
         except (TypeError, ValueError) as error:
             raise UsageError(

@@ -36,7 +36,7 @@ def calibrate_checkpoint(
 
     Returns:
         The weights, exact match (percent) before and after on the rows that were not fitted on, overall and by whether
-        the gold scenario is in the bank, and recall of retrieval on the rows whose scenario is.
+        the gold scenario is in the bank.
 
     Raises:
         UsageError: another kind of checkpoint, or fewer than two rows.
@@ -72,7 +72,6 @@ def calibrate_checkpoint(
         "rows": {"fitted": len(found[::2]), "reported": len(held_out)},
         "before": _figures(held_out, module.decoding, parser),
         "after": _figures(held_out, config, parser),
-        "recall": _recall(held_out, parser),
     }
 
 
@@ -88,15 +87,3 @@ def _figures(rows: Sequence[Row], config: RAFDecodingConfig, parser: RAFParser) 
         parts["in_bank" if inside else "out_of_bank"].append(exact[chosen])
         parts["best_of_candidates"].append(any(exact))
     return {name: round(100 * sum(values) / max(1, len(values)), 2) for name, values in parts.items()}
-
-
-def _recall(rows: Sequence[Row], parser: RAFParser) -> dict[str, float]:
-    """Share of in-bank rows whose scenario is among the likeliest ``n`` that were retrieved, percent."""
-    ranks = []
-    for example, candidates, _ in rows:
-        gold = Scenario.from_frame(example.frame)
-        if gold in parser.table.bank:
-            banked = sorted((c for c in candidates if c.origin == "bank"), key=lambda c: -(c.retrieval or 0.0))
-            ranks.append(next((i for i, c in enumerate(banked) if c.scenario == gold), len(banked)))
-    sizes = [n for n in (1, 5, 16, 100) if n <= parser.config.scenarios]
-    return {f"at_{n}": round(100 * sum(rank < n for rank in ranks) / max(1, len(ranks)), 2) for n in sizes}

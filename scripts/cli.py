@@ -298,11 +298,16 @@ def _export(options: Any) -> None:
     decoding = {}
     for word in options.decoding:
         name, _, value = word.partition("=")
+        if not value:
+            raise UsageError(
+                "E406",
+                f"--decoding {word!r} cannot be read.",
+                remedy="Write OPTION=VALUE, e.g. rescored=4 or index=sq8.",
+            )
         try:
             decoding[name] = json.loads(value)
-        except ValueError as error:
-            remedy = "Write OPTION=VALUE with a number, true or false, e.g. rescored=4."
-            raise UsageError("E406", f"--decoding {word!r} cannot be read.", remedy=remedy) from error
+        except ValueError:
+            decoding[name] = value  # a name
     out = export(options.checkpoint, options.out, options.precision, metrics, decoding=decoding)
     print(f"{out} ({size(out) / 1e6:.1f} MB)")
 

@@ -148,7 +148,7 @@ def test_a_bundle_may_decode_otherwise(trained: Path, tmp_path: Path, capsys):
     assert (config.rescored, config.rescoring_margin, config.length_beam) == (3, 1.5, 5)
     for wrong, code in (
         ("rescored", "E406"),
-        ("rescored=many", "E406"),
+        ("rescored=many", "E434"),
         ("colour=1", "E434"),
         ("length_beam=0", "E434"),
     ):

@@ -39,7 +39,9 @@ class RAFDecodingConfig(DecodingConfig):
     Attributes:
         index: how scenarios are searched, a name in :data:`retrieval.index.KINDS`; all but ``flat`` are for large banks.
         scenarios: scenarios retrieved and filled for each utterance, at most.
-        scenario_margin: scenarios whose log-probability is further than this behind the likeliest one's are not filled.
+        scenario_margin: scenarios whose log-probability is further than this behind the likeliest one's are not filled,
+            and filled ones that the span pointer's decoder finds so much less likely than its best are not looked at
+            further.
         compositions: frames that the span pointer adds, at most; 0 never leaves the bank, which is the paper's way. Those
             further than ``rescoring_margin`` behind its best are left out.
         retrieval_weight: of a scenario's log-probability among those of the bank.
@@ -260,8 +262,7 @@ class RAFParser(NonAutoregressiveParser):
                     at = np.flatnonzero(places[row] == place)
                     chosen[row][place] = float(log_probs[row, at[0] if len(at) else -1])
         filled = self._filled(encoded, chosen, composed)
-        self._judge(encoded, filled, scored)
-        return filled
+        return self._judge(encoded, filled, scored, math.inf if everything else self.config.scenario_margin)
 
     def _composed(self, encoded: Encoded, margin: float) -> tuple[list[list[Candidate]], list[dict[int, Lengths]]]:
         """Frames of the span pointer within the margin, best first, and the scores of the lengths that it looked at."""
@@ -319,17 +320,23 @@ class RAFParser(NonAutoregressiveParser):
                 filled[row].append(candidate)
         return filled
 
-    def _judge(self, encoded: Encoded, filled: list[list[Candidate]], scored: list[dict[int, Lengths]]) -> None:
+    def _judge(
+        self, encoded: Encoded, filled: list[list[Candidate]], scored: list[dict[int, Lengths]], margin: float
+    ) -> list[list[Candidate]]:
         """Adds what the span pointer, and its rescorer, think of the candidates that have labels known to them.
 
         Args:
             encoded: the rows.
             filled: their candidates; a lone one needs no judge.
             scored: of each row, the lengths that the decoder has scored so far.
+            margin: how far behind the decoder's best a candidate may be.
+
+        Returns:
+            The candidates within the margin, and those with labels that the span pointer was not trained on.
         """
         c = self.config
         if not c.compose_weight:
-            return
+            return filled
         longest = encoded.priors.shape[1] - 1
         known: list[tuple[Candidate, int, list[int]]] = []
         for row, candidates in enumerate(filled):
@@ -338,26 +345,52 @@ class RAFParser(NonAutoregressiveParser):
                     try:
                         known.append((candidate, row, self.ids.encode(candidate.tokens)))
                     except FrameError:
-                        continue  # a scenario with labels that the span pointer was not trained on
+                        continue
         if not (c.rescored and c.rescoring_weight == 1):
-            self._compose(encoded, [entry for entry in known if entry[0].composed is None], scored)
+            self._compose(encoded, [entry for entry in known if entry[0].composed is None], scored, filled, margin)
+            floors = [_best_composed(candidates) - margin for candidates in filled]
+            filled = [
+                [x for x in candidates if x.composed is None or x.composed >= floor]
+                for candidates, floor in zip(filled, floors, strict=True)
+            ]
+            known = [
+                (candidate, row, ids)
+                for candidate, row, ids in known
+                if len(filled[row]) > 1 and candidate.composed is not None and candidate.composed >= floors[row]
+            ]
         if c.rescored:
             judged = self._judged(encoded, [(row, ids) for _, row, ids in known])
             for (candidate, _, _), score in zip(known, judged, strict=True):
                 candidate.judged = score
+        return filled
 
     def _compose(
-        self, encoded: Encoded, candidates: list[tuple[Candidate, int, list[int]]], scored: list[dict[int, Lengths]]
+        self,
+        encoded: Encoded,
+        candidates: list[tuple[Candidate, int, list[int]]],
+        scored: list[dict[int, Lengths]],
+        filled: list[list[Candidate]],
+        margin: float,
     ) -> None:
-        """The decoder's log-probability of candidates of rows, spelled by ids; those of one length share a pass."""
-        wanted = list(dict.fromkeys((row, len(ids)) for _, row, ids in candidates if len(ids) not in scored[row]))
+        """The decoder's log-probability of candidates of rows, spelled by ids; those of one length share a pass.
+
+        A candidate whose length alone is too unlikely gets the length's, which is an upper bound.
+        """
+        priors = encoded.priors * self.config.length_weight
+        floors = [_best_composed(several) - margin for several in filled]
+        wanted = dict.fromkeys(
+            (row, len(ids))
+            for _, row, ids in candidates
+            if len(ids) not in scored[row] and priors[row, len(ids)] >= floors[row]
+        )
         if wanted:
             rows, lengths = (np.array(column, dtype=np.int64) for column in zip(*wanted, strict=True))
             for (row, length), table in zip(wanted, self._tables(encoded, rows, lengths), strict=True):
-                scored[row][length] = Lengths(float(encoded.priors[row, length]) * self.config.length_weight, table)
+                scored[row][length] = Lengths(float(priors[row, length]), table)
         for candidate, row, ids in candidates:
-            like = scored[row][len(ids)]
-            candidate.composed = like.prior + sum(like.scores[i][token] for i, token in enumerate(ids))
+            candidate.composed = float(priors[row, len(ids)])
+            if (like := scored[row].get(len(ids))) is not None:
+                candidate.composed += sum(like.scores[i][token] for i, token in enumerate(ids))
 
 
 def weigh(candidate: Candidate, config: RAFDecodingConfig) -> float:
@@ -378,6 +411,11 @@ def composition(candidate: Candidate, config: RAFDecodingConfig) -> float | None
     if decoder is None or rescorer is None:
         return decoder if rescorer is None else rescorer
     return (1 - config.rescoring_weight) * decoder + config.rescoring_weight * rescorer
+
+
+def _best_composed(candidates: Sequence[Candidate]) -> float:
+    """The decoder's log-probability of the candidate that it finds likeliest of those that it was asked for."""
+    return max((c.composed for c in candidates if c.composed is not None), default=-math.inf)
 
 
 def template(tokens: Sequence[Token]) -> Scenario:
