@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,19 +59,8 @@ def export(
             f"precision {', '.join(sorted(unknown)) or '(none)'} is not known.",
             remedy="Use fp32, int8 or both.",
         )
-    module, made = load_module(checkpoint)
+    module, made = load_module(checkpoint, decoding)
     assert module.assets is not None
-    if decoding:
-        try:
-            for name, value in decoding.items():
-                if isinstance(value, str) != isinstance(getattr(module.decoding, name, value), str):
-                    raise TypeError(f"{name} cannot be {value!r}")
-            module.decoding = replace(module.decoding, **decoding)
-        except (TypeError, ValueError) as error:
-            raise UsageError(
-                "E434", f"decoding cannot be changed so ({error}).", remedy=f"Options: {', '.join(made['decoding'])}."
-            ) from error
-        made = {**made, "decoding": asdict(module.decoding)}
     if not isinstance(module.model, NARModel):
         raise UsageError(
             "E431",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
@@ -25,13 +25,17 @@ CHUNK = 256
 
 
 def calibrate_checkpoint(
-    path: Path | str, examples: Sequence[Example], progress: Callable[[int], None] | None = None
+    path: Path | str,
+    examples: Sequence[Example],
+    decoding: Mapping[str, Any] | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Fits the weights on every other row, reports on the rest, and writes the weights into the checkpoint.
 
     Args:
         path: checkpoint of kind ``raf``; replaced whole or not at all.
         examples: rows of the split that selects.
+        decoding: options of decoding that differ from those of the checkpoint, written into it as well.
         progress: called with the number of utterances done in each step.
 
     Returns:
@@ -39,11 +43,11 @@ def calibrate_checkpoint(
         the gold scenario is in the bank.
 
     Raises:
-        UsageError: another kind of checkpoint, or fewer than two rows.
+        UsageError: another kind of checkpoint, fewer than two rows, or an unknown option of decoding.
         BundleError: the checkpoint cannot be read.
         MachineError: the disk is full; the checkpoint is left as it was.
     """
-    module, _ = load_module(path)
+    module, _ = load_module(path, decoding)
     if not isinstance(module, RAFModule):
         raise UsageError("E443", f"a {module.kind} parser has nothing to calibrate.", remedy="Give a raf checkpoint.")
     if len(examples) < 2:

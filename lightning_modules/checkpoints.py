@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from data.topv2.errors import BundleError
+from data.topv2.errors import BundleError, UsageError
 from lightning_modules.autoregressive import AutoregressiveModule
 from lightning_modules.conv_nar import ConvNARModule
 from lightning_modules.datamodule import Assets
@@ -20,11 +22,16 @@ KINDS: dict[str, type[ParserModule]] = {
 }
 
 
-def load_module(path: Path | str) -> tuple[ParserModule, dict[str, Any]]:
+def load_module(path: Path | str, decoding: Mapping[str, Any] | None = None) -> tuple[ParserModule, dict[str, Any]]:
     """The module of a checkpoint, in evaluation mode, and what the checkpoint says of its making.
+
+    Args:
+        path: the checkpoint.
+        decoding: options of decoding that differ from those of the checkpoint.
 
     Raises:
         BundleError: see :func:`read_checkpoint`; or an unknown kind of parser, or parameters that do not fit.
+        UsageError: an unknown option of decoding, or a value that it cannot have.
     """
     checkpoint = read_checkpoint(path)
     made = checkpoint["framefill"]
@@ -50,4 +57,14 @@ def load_module(path: Path | str) -> tuple[ParserModule, dict[str, Any]]:
             remedy="Train again with this version.",
         ) from error
     module.eval()
-    return module, made
+    if not decoding:
+        return module, made
+    try:
+        for name, value in decoding.items():
+            if isinstance(value, str) != isinstance(getattr(module.decoding, name, value), str):
+                raise TypeError(f"{name} cannot be {value!r}")
+        module.decoding = replace(module.decoding, **decoding)
+    except (TypeError, ValueError) as error:
+        options = ", ".join(vars(module.decoding))
+        raise UsageError("E434", f"decoding cannot be changed so ({error}).", remedy=f"Options: {options}.") from error
+    return module, {**made, "decoding": asdict(module.decoding)}

@@ -76,9 +76,6 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--precision", nargs="+", default=["fp32", "int8"], choices=["fp32", "int8"], help="graphs to include"
     )
-    export.add_argument(
-        "--decoding", nargs="+", default=[], metavar="OPTION=VALUE", help="decode otherwise, e.g. rescoring_margin=2.0"
-    )
     export.add_argument("--metrics", type=Path, help="metrics.json to carry in the manifest")
 
     weights = _command(
@@ -104,6 +101,15 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.add_argument("--data-root", help="corpus folder (default: the variable TOPV2_DIR)")
     calibrate.add_argument("--split", default="eval", help="every other row is fitted on, the rest reported on")
     calibrate.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+
+    for command in (export, calibrate):
+        command.add_argument(
+            "--decoding",
+            nargs="+",
+            default=[],
+            metavar="OPTION=VALUE",
+            help="decode otherwise, e.g. rescoring_margin=2.0",
+        )
 
     bank = commands.add_parser("bank", help="list, add or remove the scenarios that a RAF bundle retrieves")
     changes = bank.add_subparsers(title="actions", metavar="ACTION", required=True)
@@ -285,6 +291,22 @@ def _parse(options: Any) -> None:
                 print(frame if options.n_best == 1 else f"{hypothesis.score:.3f}\t{frame}", flush=True)
 
 
+def _changes(words: Sequence[str]) -> dict[str, Any]:
+    """What words like ``rescored=4`` say."""
+    changes: dict[str, Any] = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        if not value:
+            raise UsageError(
+                "E406", f"{word!r} cannot be read.", remedy="Write OPTION=VALUE, e.g. rescored=4 or index=sq8."
+            )
+        try:
+            changes[name] = json.loads(value)
+        except ValueError:
+            changes[name] = value  # a name
+    return changes
+
+
 def _export(options: Any) -> None:
     from assistants.export import export, size
 
@@ -295,20 +317,7 @@ def _export(options: Any) -> None:
             for key, value in json.loads(options.metrics.read_text()).items()
             if key not in ("made", "environment")
         }
-    decoding = {}
-    for word in options.decoding:
-        name, _, value = word.partition("=")
-        if not value:
-            raise UsageError(
-                "E406",
-                f"--decoding {word!r} cannot be read.",
-                remedy="Write OPTION=VALUE, e.g. rescored=4 or index=sq8.",
-            )
-        try:
-            decoding[name] = json.loads(value)
-        except ValueError:
-            decoding[name] = value  # a name
-    out = export(options.checkpoint, options.out, options.precision, metrics, decoding=decoding)
+    out = export(options.checkpoint, options.out, options.precision, metrics, decoding=_changes(options.decoding))
     print(f"{out} ({size(out) / 1e6:.1f} MB)")
 
 
@@ -330,7 +339,9 @@ def _calibrate(options: Any) -> None:
     examples = read_split(root, options.split)
     with Progress(transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("finding candidates", total=len(examples))
-        figures = calibrate_checkpoint(options.checkpoint, examples, lambda done: bar.advance(task, done))
+        figures = calibrate_checkpoint(
+            options.checkpoint, examples, _changes(options.decoding), lambda done: bar.advance(task, done)
+        )
     print(json.dumps(figures, indent=2))
     if options.json is not None:
         made = {"split": options.split, "evaluated_on": corpus_checksum(root, options.split)}

@@ -422,8 +422,9 @@ def test_calibration_is_written_into_the_checkpoint(raf_checkpoint: Path, corpus
     copy, record = tmp_path / "copy.ckpt", tmp_path / "calibration.json"
     shutil.copy(raf_checkpoint, copy)
     words = ["calibrate", "--checkpoint", str(copy), "--data-root", str(corpus), "--json", str(record)]
-    assert main(words) == 0
+    assert main([*words, "--decoding", "scenarios=5"]) == 0
     figures = json.loads(record.read_text())
+    assert figures["decoding"]["scenarios"] == 5
     assert figures["rows"] == {"fitted": 60, "reported": 60}
     assert set(figures["after"]) == {"exact_match", "in_bank", "out_of_bank", "best_of_candidates"}
     module, _ = load_module(copy)
