@@ -347,8 +347,9 @@ class RAFParser(NonAutoregressiveParser):
                     except FrameError:
                         continue
         if not (c.rescored and c.rescoring_weight == 1):
-            self._compose(encoded, [entry for entry in known if entry[0].composed is None], scored, filled, margin)
-            floors = [_best_composed(candidates) - margin for candidates in filled]
+            unknown = [entry for entry in known if entry[0].composed is None]
+            self._compose(encoded, unknown, scored, _floors(filled, margin))
+            floors = _floors(filled, margin)
             filled = [
                 [x for x in candidates if x.composed is None or x.composed >= floor]
                 for candidates, floor in zip(filled, floors, strict=True)
@@ -369,15 +370,13 @@ class RAFParser(NonAutoregressiveParser):
         encoded: Encoded,
         candidates: list[tuple[Candidate, int, list[int]]],
         scored: list[dict[int, Lengths]],
-        filled: list[list[Candidate]],
-        margin: float,
+        floors: list[float],
     ) -> None:
         """The decoder's log-probability of candidates of rows, spelled by ids; those of one length share a pass.
 
-        A candidate whose length alone is too unlikely gets the length's, which is an upper bound.
+        A candidate whose length alone is below the floor of its row gets the length's, which is an upper bound.
         """
         priors = encoded.priors * self.config.length_weight
-        floors = [_best_composed(several) - margin for several in filled]
         wanted = dict.fromkeys(
             (row, len(ids))
             for _, row, ids in candidates
@@ -413,9 +412,10 @@ def composition(candidate: Candidate, config: RAFDecodingConfig) -> float | None
     return (1 - config.rescoring_weight) * decoder + config.rescoring_weight * rescorer
 
 
-def _best_composed(candidates: Sequence[Candidate]) -> float:
-    """The decoder's log-probability of the candidate that it finds likeliest of those that it was asked for."""
-    return max((c.composed for c in candidates if c.composed is not None), default=-math.inf)
+def _floors(filled: list[list[Candidate]], margin: float) -> list[float]:
+    """For each row the margin below what its likeliest candidate has, of those that the decoder was asked for so far."""
+    composed = [[c.composed for c in candidates if c.composed is not None] for candidates in filled]
+    return [max(scores, default=-math.inf) - margin for scores in composed]
 
 
 def template(tokens: Sequence[Token]) -> Scenario:
