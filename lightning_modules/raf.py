@@ -22,7 +22,7 @@ from lightning_modules.losses import mean_of_rows
 from lightning_modules.metrics import RECALL_AT, ScenarioRecall
 from lightning_modules.nar import NARModule, NAROptimizationConfig
 from lightning_modules.pretrained import PretrainedModule
-from parsers.raf.model import RAF, RAFConfig
+from parsers.raf.model import OWN, RAF, RAFConfig
 from parsers.raf.parser import LeafRows, RAFDecodingConfig, RAFParser, ScenarioTable
 from parsers.raf.torch_backend import RAFTorchBackend
 from retrieval.glosses import GlossBatch, Glosses
@@ -48,6 +48,7 @@ class RAFOptimizationConfig(NAROptimizationConfig):
             nearest to the utterance, each filled as well as it can be (the paper's), 0 to leave it out.
         ranked: see ``ranking_loss``.
         compose_loss: weight of the span pointer's losses; 0 where frames are never composed.
+        compose_lr: peak rate of what composes frames, the encoder aside; None for ``lr``.
         frozen_span_pointer: whether all that composes frames stays as ``data.start`` has it, the encoder included, which
             then needs no backward pass; with ``compose_loss: 0``.
         warmup_share: share of the training in which the retrieval loss counts alone (the paper's warm-up).
@@ -65,6 +66,7 @@ class RAFOptimizationConfig(NAROptimizationConfig):
     ranking_loss: float = 0.0
     ranked: int = 4
     compose_loss: float = 1.0
+    compose_lr: float | None = None
     frozen_span_pointer: bool = False
     warmup_share: float = 0.0
     negatives: str = "bank"
@@ -129,6 +131,21 @@ class RAFModule(PretrainedModule, NARModule):
             model.freeze_span_pointer()
         return model
 
+    def configure_model(self) -> None:
+        """See :meth:`ParserModule.configure_model`.
+
+        Raises:
+            UsageError: a span pointer is to stay as it is, and none is given.
+        """
+        if self.optimization.frozen_span_pointer and not self._datamodule().hparams["start"]:
+            raise UsageError(
+                "E445",
+                "optimization.frozen_span_pointer leaves a span pointer as it is, but none is given.",
+                remedy="Give one by --data.start models/weights/span-pointer-topv2.safetensors or a checkpoint of your "
+                "own, or fit all together: --config configs/ablations/raf_joint.yaml.",
+            )
+        super().configure_model()
+
     def build(self, assets: Assets) -> None:
         """Builds the model, and cuts the glosses of the bank.
 
@@ -147,6 +164,12 @@ class RAFModule(PretrainedModule, NARModule):
         self.assets = dataclasses.replace(self.assets, bank=bank)
         self.glosses = Glosses(bank, self.assets.tokenizer, self.config.gloss)
         self._table = self.reading = None
+
+    def rate(self, name: str) -> float:
+        """See :meth:`PretrainedModule.rate`; what a span pointer has too may have a rate of its own."""
+        o = self.optimization
+        shared = not name.removeprefix("model.").startswith((*OWN, "encoder."))
+        return o.compose_lr if shared and o.compose_lr is not None else super().rate(name)
 
     def parser(self) -> RAFParser:
         """See :meth:`ParserModule.parser`; the bank is read once for the present parameters."""

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import save
+from torch import Tensor, nn
 
 from data.topv2.errors import UsageError
 from data.topv2.files import write_bytes
 from lightning_modules.checkpoints import load_module
-from lightning_modules.saved import ENCODER, WEIGHTS, digest_of
+from lightning_modules.saved import ENCODER, WEIGHTS, digest_of, parameters_of, read_checkpoint
 
 
-def pack(checkpoint: Path | str, out: Path | str) -> int:
+def pack(checkpoint: Path | str, out: Path | str, towards: Path | str | None = None, share: float = 0.5) -> int:
     """Writes a checkpoint's parameters in half precision, and how they were made, to be used wherever a checkpoint is.
 
     The state of the optimizer is left behind, and so are parameters of a pretrained encoder that training left as they
@@ -23,13 +25,16 @@ def pack(checkpoint: Path | str, out: Path | str) -> int:
     Args:
         checkpoint: written by ``framefill fit``.
         out: file to write, ending in ``.safetensors``.
+        towards: the checkpoint that it went on from; what both have is averaged (Wortsman et al. 2022, "Robust fine-tuning
+            of zero-shot models"), which gives back some of what was lost on the way.
+        share: of ``towards`` in the average.
 
     Returns:
         Its bytes.
 
     Raises:
         BundleError: the checkpoint cannot be read.
-        UsageError: another suffix.
+        UsageError: another suffix, or parameters of other sizes.
         MachineError: the disk is full; an existing file is left as it was.
     """
     if Path(out).suffix != WEIGHTS:
@@ -38,6 +43,8 @@ def pack(checkpoint: Path | str, out: Path | str) -> int:
     assert module.model is not None
     still = {name for name, value in module.model.named_parameters() if not value.requires_grad}
     left_out = sorted(name for name in still if name.startswith(ENCODER))
+    if towards is not None:
+        _average(module.model, parameters_of(read_checkpoint(towards)), share, str(towards))
     packed = {
         name: value.to(torch.float16).contiguous() if value.is_floating_point() else value.contiguous()
         for name, value in module.model.state_dict().items()
@@ -51,3 +58,17 @@ def pack(checkpoint: Path | str, out: Path | str) -> int:
     content = save(packed, told)
     write_bytes(out, content)
     return len(content)
+
+
+@torch.no_grad()
+def _average(model: nn.Module, other: Mapping[str, Tensor], share: float, where: str) -> None:
+    """Moves the parameters that both have towards the other's."""
+    for name, value in model.named_parameters():
+        if name in other:
+            if other[name].shape != value.shape:
+                raise UsageError(
+                    "E435",
+                    f"{name} has the shape {list(other[name].shape)} in {where}, not {list(value.shape)}.",
+                    remedy="Average a checkpoint with the one that it went on from (data.start).",
+                )
+            value.lerp_(other[name], share)

@@ -89,6 +89,10 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help="file to write, ending in .safetensors; serves wherever a checkpoint does",
     )
+    weights.add_argument(
+        "--towards", type=Path, help="average with this one, from which the checkpoint's training went on"
+    )
+    weights.add_argument("--share", type=float, default=0.5, help="of --towards in the average")
 
     calibrate = _command(
         commands, "calibrate", _calibrate,
@@ -324,7 +328,8 @@ def _export(options: Any) -> None:
 def _weights(options: Any) -> None:
     from lightning_modules.weights import pack
 
-    print(f"{options.out} ({pack(options.checkpoint, options.out) / 1e6:.1f} MB)")
+    size = pack(options.checkpoint, options.out, options.towards, options.share)
+    print(f"{options.out} ({size / 1e6:.1f} MB)")
 
 
 def _calibrate(options: Any) -> None:

@@ -28,7 +28,7 @@ SPANS = ("joint", "endpoints")
 FILLINGS = ("table", "together")
 ENCODERS = ("shared", "separate")
 #: How names of parameters begin that a span pointer does not have.
-_OWN = (
+OWN = (
     "reader.", "query_head.", "key_head.", "sharpness", "leaf_head.", "leaf_entry.", "fill_blocks.", "spans.", "scenario_encoder.",
 )  # fmt: skip
 
@@ -162,7 +162,7 @@ class RAF(SpanPointer):
 
     def load_narrower(self, parameters: Mapping[str, Tensor], old: Sequence[str], new: Sequence[str]) -> None:
         """See :meth:`parsers.pointer_network.PointerNetwork.load_narrower`; those of a span pointer will do as well."""
-        own = {name: value for name, value in self.state_dict().items() if name.startswith(_OWN)}
+        own = {name: value for name, value in self.state_dict().items() if name.startswith(OWN)}
         super().load_narrower({**own, **parameters}, old, new)
 
     @property
@@ -178,7 +178,7 @@ class RAF(SpanPointer):
     def freeze_span_pointer(self) -> None:
         """Leaves what composes frames, its encoder included, as it is."""
         for name, parameter in self.named_parameters():
-            if not name.startswith(_OWN):
+            if not name.startswith(OWN):
                 parameter.requires_grad_(False)
 
     def read(self, memory: Tensor, mask: Tensor | None) -> Tensor:
