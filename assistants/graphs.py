@@ -114,8 +114,6 @@ def graphs(model: NARModel, vocabulary: int) -> list[Graph]:
         }
 
     spans = {0: batch, 1: leaves}
-    if model.reader:
-        made.append(Graph("reader", _Part(model, "read"), masked_states, ("states",), {"memory": rows, "mask": rows}))
     return [
         *made,
         Graph("query", _Part(model, "query"), masked_states, ("vector",), {"memory": rows, "mask": rows}, False),

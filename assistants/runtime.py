@@ -59,10 +59,6 @@ class OnnxBackend:
         reads = self._reads[graph]
         return self._sessions[graph].run(None, {name: value for name, value in given.items() if name in reads})
 
-    def has(self, graph: str) -> bool:
-        """Whether the parser has this part."""
-        return graph in self._sessions
-
     def encode(self, pieces: np.ndarray, mask: np.ndarray) -> tuple[Any, np.ndarray]:
         """See :class:`parsers.nar.Backend`."""
         memory, lengths = self.run("encoder", {"pieces": pieces, "mask": mask})
@@ -95,7 +91,7 @@ class RAFOnnxBackend(OnnxBackend):
 
     def query(self, memory: Any, mask: np.ndarray) -> np.ndarray:
         """See :class:`parsers.raf.parser.RAFBackend`."""
-        return self.run("query", {"memory": self._read(memory, mask), "mask": mask})[0]
+        return self.run("query", {"memory": memory, "mask": mask})[0]
 
     def fill(self, encoded: Encoded, rows: np.ndarray, places: np.ndarray, table: ScenarioTable) -> np.ndarray:
         """See :class:`parsers.raf.parser.RAFBackend`."""
@@ -106,13 +102,8 @@ class RAFOnnxBackend(OnnxBackend):
     def describe(self, batch: GlossBatch) -> tuple[np.ndarray, np.ndarray]:
         """Vectors ``[N, D]`` of scenarios and the states of their leaves, one after another ``[leaves, W]``."""
         memory, _ = self.encode(batch.pieces, batch.mask)
-        read = self._read(memory, batch.mask)
-        vectors, states = self.run("describe", {"memory": read, "mask": batch.mask, "leaves": batch.leaves})
+        vectors, states = self.run("describe", {"memory": memory, "mask": batch.mask, "leaves": batch.leaves})
         return vectors, states[batch.leaf_mask]
-
-    def _read(self, memory: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """Encoder states as retrieval compares them."""
-        return self.run("reader", {"memory": memory, "mask": mask})[0] if self.has("reader") else memory
 
 
 class BundleParser(NonAutoregressiveParser):
@@ -172,8 +163,6 @@ def load(path: Path | str, precision: str | None = None, threads: int = 1) -> Bu
             graphs["rescorer"] = bundle.read("rescorer" + PRECISIONS[precision])
         if "scenarios" in bundle.manifest:
             graphs["fill"] = bundle.read("fill" + PRECISIONS[precision])
-            if bundle.manifest["training"]["model"].get("reading_layers"):
-                graphs["reader"] = bundle.read("reader" + PRECISIONS[precision])
             graphs |= {name: bundle.read(f"{name}.onnx") for name in ("query", "describe")}
             parser = RAFBundleParser(
                 RAFOnnxBackend(graphs), tokenizer, ontology, banks.read(bundle), RAFDecodingConfig(**decoding)

@@ -49,8 +49,6 @@ class RAFOptimizationConfig(NAROptimizationConfig):
         ranked: see ``ranking_loss``.
         compose_loss: weight of the span pointer's losses; 0 where frames are never composed.
         compose_lr: peak rate of what composes frames, the encoder aside; None for ``lr``.
-        frozen_span_pointer: whether all that composes frames stays as ``data.start`` has it, the encoder included, which
-            then needs no backward pass; with ``compose_loss: 0``.
         warmup_share: share of the training in which the retrieval loss counts alone (the paper's warm-up).
         negatives: ``bank`` (ours) tells the gold scenario from all of the bank, by vectors that are renewed every
             ``refresh`` steps; ``mined`` (the paper's way) from those of the batch and from ``hard_negatives`` that the
@@ -67,7 +65,6 @@ class RAFOptimizationConfig(NAROptimizationConfig):
     ranked: int = 4
     compose_loss: float = 1.0
     compose_lr: float | None = None
-    frozen_span_pointer: bool = False
     warmup_share: float = 0.0
     negatives: str = "bank"
     hard_negatives: int = 1
@@ -78,8 +75,6 @@ class RAFOptimizationConfig(NAROptimizationConfig):
         super().__post_init__()
         if self.negatives not in NEGATIVES:
             raise ValueError(f"negatives {self.negatives!r}: one of {', '.join(NEGATIVES)}")
-        if self.frozen_span_pointer and self.compose_loss:
-            raise ValueError("optimization.frozen_span_pointer needs optimization.compose_loss: 0")
 
 
 class Reading(NamedTuple):
@@ -126,25 +121,7 @@ class RAFModule(PretrainedModule, NARModule):
         """See :meth:`ParserModule.make_model` and :meth:`PretrainedModule.make_transformer`."""
         transformer = self.make_transformer(tokenizer)
         second = copy.deepcopy(transformer) if self.config.encoders == "separate" else None
-        model = RAF(self.config, transformer, tokenizer.prefix, tokenizer.suffix, ontology, second)
-        if self.optimization.frozen_span_pointer:
-            model.freeze_span_pointer()
-        return model
-
-    def configure_model(self) -> None:
-        """See :meth:`ParserModule.configure_model`.
-
-        Raises:
-            UsageError: a span pointer is to stay as it is, and none is given.
-        """
-        if self.optimization.frozen_span_pointer and not self._datamodule().hparams["start"]:
-            raise UsageError(
-                "E445",
-                "optimization.frozen_span_pointer leaves a span pointer as it is, but none is given.",
-                remedy="Give one by --data.start models/weights/span-pointer-topv2.safetensors or a checkpoint of your "
-                "own, or fit all together: --config configs/ablations/raf_joint.yaml.",
-            )
-        super().configure_model()
+        return RAF(self.config, transformer, tokenizer.prefix, tokenizer.suffix, ontology, second)
 
     def build(self, assets: Assets) -> None:
         """Builds the model, and cuts the glosses of the bank.
@@ -189,7 +166,7 @@ class RAFModule(PretrainedModule, NARModule):
         reading = self._read()
         digest = hashlib.sha256()
         for name, parameter in self.model.named_parameters():
-            if name.startswith(("encoder.", "scenario_encoder.", "reader.", "key_head.")):
+            if name.startswith(("encoder.", "scenario_encoder.", "key_head.")):
                 digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
         index = ScenarioIndex.build(
             reading.keys.cpu().numpy(), digest.hexdigest(), bank.digest, IndexConfig(self.decoding.index)
@@ -237,7 +214,7 @@ class RAFModule(PretrainedModule, NARModule):
         assert self.model is not None and self.glosses is not None and batch.scenarios is not None
         o, model = self.optimization, self.model
         memory, lengths = model.encode(batch.pieces, batch.mask)
-        queries = model.query(model.read(memory, batch.mask), batch.mask)
+        queries = model.query(memory, batch.mask)
         reading = self.reading if self.reading is not None else self._read()
         named = torch.unique(torch.cat([batch.scenarios, *self._mined(queries, reading, batch)]))
         read = named if o.scenarios_read is None else named[torch.randperm(len(named))[: o.scenarios_read]]

@@ -34,11 +34,13 @@ def pack(checkpoint: Path | str, out: Path | str, towards: Path | str | None = N
 
     Raises:
         BundleError: the checkpoint cannot be read.
-        UsageError: another suffix, or parameters of other sizes.
+        UsageError: another suffix, a share that is none, or parameters of other sizes.
         MachineError: the disk is full; an existing file is left as it was.
     """
     if Path(out).suffix != WEIGHTS:
         raise UsageError("E433", f"{out} does not end in {WEIGHTS}.", remedy=f"Name it so, e.g. parser{WEIGHTS}.")
+    if not 0 <= share <= 1:
+        raise UsageError("E436", f"{share} is no share.", remedy="Give one between 0 and 1.")
     module, made = load_module(checkpoint)
     assert module.model is not None
     still = {name for name, value in module.model.named_parameters() if not value.requires_grad}

@@ -164,12 +164,12 @@ class LightConvBlock(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """One block of a transformer (Vaswani et al. 2017), post-norm.
+    """One block of a transformer decoder (Vaswani et al. 2017), post-norm.
 
     Args:
         width: channels.
         self_heads: heads of self-attention, 0 for none.
-        cross_heads: heads of attention to the encoder's states, 0 for none (an encoder's block).
+        cross_heads: heads of attention to the encoder's states.
         feed_forward: inner width of the feed-forward part.
         dropout: on the output of each part.
         causal: whether a position sees only those before it.
@@ -186,23 +186,19 @@ class TransformerBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.self_attention = Attention(width, self_heads, causal) if self_heads else None
-        self.cross_attention = Attention(width, cross_heads) if cross_heads else None
+        self.cross_attention = Attention(width, cross_heads)
         self.inner = nn.Linear(width, feed_forward)
         self.outer = nn.Linear(feed_forward, width)
         self.dropout = ByteDropout(dropout)
         self.norm_self = nn.LayerNorm(width) if self_heads else None
-        self.norm_cross = nn.LayerNorm(width) if cross_heads else None
+        self.norm_cross = nn.LayerNorm(width)
         self.norm_feed = nn.LayerNorm(width)
 
-    def forward(
-        self, x: Tensor, layout: Layout, memory: Tensor | None = None, memory_layout: Layout | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, layout: Layout, memory: Tensor, memory_layout: Layout) -> Tensor:
         """See :meth:`LightConvBlock.forward`."""
         if self.self_attention is not None and self.norm_self is not None:
             x = self.norm_self(x + self.dropout(self.self_attention(x, layout, x, layout)))
-        if self.cross_attention is not None and self.norm_cross is not None:
-            assert memory is not None and memory_layout is not None
-            x = self.norm_cross(x + self.dropout(self.cross_attention(x, layout, memory, memory_layout)))
+        x = self.norm_cross(x + self.dropout(self.cross_attention(x, layout, memory, memory_layout)))
         return self.norm_feed(x + self.dropout(self.outer(F.gelu(self.inner(x)))))
 
 

@@ -57,6 +57,26 @@ def test_a_training_starts_from_packed_weights(packed: Path, corpus: Path):
     assert data.assets.ontology.tokens == load_module(packed)[0].assets.ontology.tokens
 
 
+def test_weights_are_averaged_with_those_that_they_went_on_from(trained: Path, tmp_path: Path):
+    other = torch.load(trained, weights_only=True)
+    moved = "model.length.out.weight"
+    other["state_dict"][moved] += 1
+    torch.save(other, tmp_path / "other.ckpt")
+    for share in (0.0, 0.25, 1.0):
+        out = tmp_path / f"{share}.safetensors"
+        words = ["weights", "--checkpoint", str(trained), "--out", str(out), "--share", str(share)]
+        assert main([*words, "--towards", str(tmp_path / "other.ckpt")]) == 0
+        one, mixed = read_checkpoint(trained)["state_dict"], read_checkpoint(out)["state_dict"]
+        assert torch.allclose(mixed[moved], one[moved] + share, atol=2e-3)
+        assert all(torch.allclose(mixed[name], one[name], atol=2e-3, rtol=2e-3) for name in one if name != moved)
+    other["state_dict"][moved] = torch.zeros(2, 2)
+    torch.save(other, tmp_path / "narrow.ckpt")
+    with pytest.raises(UsageError, match=r"E435.*length\.out\.weight"):
+        pack(trained, tmp_path / "x.safetensors", tmp_path / "narrow.ckpt")
+    with pytest.raises(UsageError, match=r"E436.*1\.5"):
+        pack(trained, tmp_path / "x.safetensors", trained, 1.5)
+
+
 def test_damaged_weights_are_refused(packed: Path, trained: Path, tmp_path: Path):
     content = packed.read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(content[:-100])

@@ -29,7 +29,7 @@ FILLINGS = ("table", "together")
 ENCODERS = ("shared", "separate")
 #: How names of parameters begin that a span pointer does not have.
 OWN = (
-    "reader.", "query_head.", "key_head.", "sharpness", "leaf_head.", "leaf_entry.", "fill_blocks.", "spans.", "scenario_encoder.",
+    "query_head.", "key_head.", "sharpness", "leaf_head.", "leaf_entry.", "fill_blocks.", "spans.", "scenario_encoder.",
 )  # fmt: skip
 
 
@@ -41,9 +41,6 @@ class RAFConfig(SpanPointerConfig):
         gloss: how scenarios are put into words, a name in :data:`retrieval.scenario.STYLES`.
         pooling: of states to a vector, ``mean`` or ``first``.
         retrieval_width: width of the vectors that are compared.
-        reading_layers: blocks of a reader between the encoder and what is retrieved by, of utterances and scenarios alike;
-            0 for none. What composes frames does not pass them, so that retrieval can be fitted without changing it.
-        reading_feed_forward: inner width of their feed-forward parts.
         filling: ``table`` looks up what the encoder made of a scenario's leaves and decodes spans from it (ours);
             ``together`` has the encoder read utterance and scenario in one sequence, for every candidate (the paper).
         encoders: ``shared``, or ``separate`` ones for utterances and for scenarios that are retrieved.
@@ -56,8 +53,6 @@ class RAFConfig(SpanPointerConfig):
     gloss: str = "intrinsic"
     pooling: str = "mean"
     retrieval_width: int = 128
-    reading_layers: int = 0
-    reading_feed_forward: int = 512
     filling: str = "table"
     encoders: str = "shared"
     leaf_width: int = 128
@@ -141,10 +136,6 @@ class RAF(SpanPointer):
             if scenario_transformer is None
             else PretrainedEncoder(config, scenario_transformer, prefix, suffix, c.width)
         )
-        self.reader = nn.ModuleList(
-            TransformerBlock(c.width, c.decoder_heads, 0, c.reading_feed_forward, c.dropout)
-            for _ in range(c.reading_layers)
-        )
         self.pooling = c.pooling
         self.query_head = nn.Linear(c.width, c.retrieval_width)
         self.key_head = nn.Linear(c.width, c.retrieval_width)
@@ -175,22 +166,9 @@ class RAF(SpanPointer):
         """Factor of inner products, a scalar."""
         return self.sharpness.exp()
 
-    def freeze_span_pointer(self) -> None:
-        """Leaves what composes frames, its encoder included, as it is."""
-        for name, parameter in self.named_parameters():
-            if not name.startswith(OWN):
-                parameter.requires_grad_(False)
-
-    def read(self, memory: Tensor, mask: Tensor | None) -> Tensor:
-        """Encoder states ``[B, S, width]`` to states that retrieval compares, the same where there is no reader."""
-        layout = Layout.single(memory, mask)
-        for block in self.reader:
-            memory = block(memory, layout)
-        return memory
-
-    def query(self, states: Tensor, mask: Tensor | None) -> Tensor:
-        """Utterances as :meth:`read` ``[B, S, width]`` to unit vectors ``[B, retrieval_width]``."""
-        return F.normalize(self.query_head(pool(states, mask, self.pooling)).float(), dim=-1)
+    def query(self, memory: Tensor, mask: Tensor | None) -> Tensor:
+        """Utterance states ``[B, S, width]`` to unit vectors ``[B, retrieval_width]``."""
+        return F.normalize(self.query_head(pool(memory, mask, self.pooling)).float(), dim=-1)
 
     def describe(self, pieces: Tensor, mask: Tensor, leaves: Tensor) -> tuple[Tensor, Tensor]:
         """Scenarios by their glosses.
@@ -204,11 +182,10 @@ class RAF(SpanPointer):
             Unit vectors ``[N, retrieval_width]`` and leaf states ``[N, L, leaf_width]``, of width 0 where the encoder
             fills.
         """
-        states = (self.scenario_encoder or self.encoder)(pieces, mask)
-        return self.described(self.read(states, mask), mask, leaves)
+        return self.described((self.scenario_encoder or self.encoder)(pieces, mask), mask, leaves)
 
     def described(self, states: Tensor, mask: Tensor, leaves: Tensor) -> tuple[Tensor, Tensor]:
-        """As :meth:`describe`, for glosses as :meth:`read` ``[N, G, width]``."""
+        """As :meth:`describe`, for glosses that the encoder has read: its states ``[N, G, width]``."""
         keys = F.normalize(self.key_head(pool(states, mask, self.pooling)).float(), dim=-1)
         if self.leaf_head is None:
             return keys, states.new_zeros((*leaves.shape, 0))

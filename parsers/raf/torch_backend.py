@@ -30,8 +30,7 @@ class RAFTorchBackend(TorchBackend):
     def query(self, memory: Tensor, mask: np.ndarray) -> np.ndarray:
         """See :class:`parsers.raf.parser.RAFBackend`."""
         with self.evaluating():
-            here = self._mask(mask)
-            return self.model.query(self.model.read(memory, here), here).float().cpu().numpy()
+            return self.model.query(memory, self._mask(mask)).float().cpu().numpy()
 
     def fill(self, encoded: Encoded, rows: np.ndarray, places: np.ndarray, table: ScenarioTable) -> np.ndarray:
         """See :class:`parsers.raf.parser.RAFBackend`."""
