@@ -12,8 +12,12 @@ from torch import Tensor, nn
 
 from data.topv2.errors import UsageError
 from data.topv2.files import write_bytes
+from data.topv2.ontology import Ontology
 from lightning_modules.checkpoints import load_module
 from lightning_modules.saved import ENCODER, WEIGHTS, digest_of, parameters_of, read_checkpoint
+
+#: What to do about two checkpoints that cannot be averaged.
+REMEDY = "Average a checkpoint with the one that it went on from (data.start)."
 
 
 def pack(checkpoint: Path | str, out: Path | str, towards: Path | str | None = None, share: float = 0.5) -> int:
@@ -34,7 +38,7 @@ def pack(checkpoint: Path | str, out: Path | str, towards: Path | str | None = N
 
     Raises:
         BundleError: the checkpoint cannot be read.
-        UsageError: another suffix, a share that is none, or parameters of other sizes.
+        UsageError: another suffix, a share that is none, or labels or sizes differ.
         MachineError: the disk is full; an existing file is left as it was.
     """
     if Path(out).suffix != WEIGHTS:
@@ -42,11 +46,15 @@ def pack(checkpoint: Path | str, out: Path | str, towards: Path | str | None = N
     if not 0 <= share <= 1:
         raise UsageError("E436", f"{share} is no share.", remedy="Give one between 0 and 1.")
     module, made = load_module(checkpoint)
-    assert module.model is not None
+    assert module.model is not None and module.assets is not None
     still = {name for name, value in module.model.named_parameters() if not value.requires_grad}
     left_out = sorted(name for name in still if name.startswith(ENCODER))
     if towards is not None:
-        _average(module.model, parameters_of(read_checkpoint(towards)), share, str(towards))
+        other = read_checkpoint(towards)
+        labels = Ontology.from_dict(other["framefill"]["assets"]["ontology"], str(towards)).tokens
+        if labels != module.assets.ontology.tokens:
+            raise UsageError("E437", f"{towards} has other labels.", remedy=REMEDY)
+        _average(module.model, parameters_of(other), share, str(towards))
     packed = {
         name: value.to(torch.float16).contiguous() if value.is_floating_point() else value.contiguous()
         for name, value in module.model.state_dict().items()
@@ -71,6 +79,6 @@ def _average(model: nn.Module, other: Mapping[str, Tensor], share: float, where:
                 raise UsageError(
                     "E435",
                     f"{name} has the shape {list(other[name].shape)} in {where}, not {list(value.shape)}.",
-                    remedy="Average a checkpoint with the one that it went on from (data.start).",
+                    remedy=REMEDY,
                 )
             value.lerp_(other[name], share)

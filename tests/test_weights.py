@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from data.topv2.errors import BundleError, UsageError
+from data.topv2.frame import Frame
+from data.topv2.ontology import Ontology
 from data.topv2.reader import read_split
 from lightning_modules.checkpoints import load_module
 from lightning_modules.datamodule import TOPv2DataModule
@@ -73,6 +75,10 @@ def test_weights_are_averaged_with_those_that_they_went_on_from(trained: Path, t
     torch.save(other, tmp_path / "narrow.ckpt")
     with pytest.raises(UsageError, match=r"E435.*length\.out\.weight"):
         pack(trained, tmp_path / "x.safetensors", tmp_path / "narrow.ckpt")
+    other["framefill"]["assets"]["ontology"] = Ontology.from_frames([Frame.parse("[IN:A ]")]).to_dict()
+    torch.save(other, tmp_path / "foreign.ckpt")
+    with pytest.raises(UsageError, match="E437"):
+        pack(trained, tmp_path / "x.safetensors", tmp_path / "foreign.ckpt")
     with pytest.raises(UsageError, match=r"E436.*1\.5"):
         pack(trained, tmp_path / "x.safetensors", trained, 1.5)
 
