@@ -134,7 +134,9 @@ class TOPv2DataModule(pl.LightningDataModule):
         report_split: str | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        # Where one machine has the rows is nobody else's; in checkpoints and records the checksum tells which they were.
+        self.save_hyperparameters(ignore=["root"])
+        self._root = root
         if form not in POINTER_FORMS:
             raise ValueError(f"form {form!r}: one of {sorted(POINTER_FORMS)}")
         if not 0 < fraction <= 1:
@@ -156,7 +158,7 @@ class TOPv2DataModule(pl.LightningDataModule):
         if self.assets is not None:
             return
         h: Any = self.hparams
-        root = data_root(h.root)
+        root = data_root(self._root)
         kept_out = set(h.without_intents or ())
         train = [
             example
@@ -207,7 +209,7 @@ class TOPv2DataModule(pl.LightningDataModule):
     def reported_examples(self) -> list[Example]:
         """All rows of the split whose figures are recorded, whatever ``validation_rows``."""
         h: Any = self.hparams
-        return read_split(data_root(h.root), h.report_split or h.eval_split, h.domains)
+        return read_split(data_root(self._root), h.report_split or h.eval_split, h.domains)
 
     def _subset(self, examples: Sequence[Example]) -> list[Example]:
         limit = self.hparams["validation_rows"]

@@ -211,7 +211,7 @@ class ParserModule(pl.LightningModule):
             "model": asdict(self.config),
             "decoding": asdict(self.decoding),
             "optimization": asdict(self.optimization),
-            "data": self._data_made(),
+            "data": {"checksum": self._datamodule().checksum, **dict(self._datamodule().hparams)},
         }
         checkpoint["rng"] = torch.get_rng_state()
 
@@ -226,11 +226,6 @@ class ParserModule(pl.LightningModule):
         state = self.__dict__.pop("_rng", None)
         if state is not None:
             torch.set_rng_state(state)
-
-    def _data_made(self) -> dict[str, Any]:
-        """What the rows were. The checksum tells them; where one machine has them does not, and is nobody else's."""
-        given = {name: value for name, value in self._datamodule().hparams.items() if name != "root"}
-        return {"checksum": self._datamodule().checksum, **given}
 
     def _datamodule(self) -> TOPv2DataModule:
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]

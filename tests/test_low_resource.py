@@ -89,6 +89,8 @@ def test_the_curve_is_trained_recorded_drawn_and_taken_up_again(root: Path, repo
     assert record["count"] == len(read_split(root, "eval", ["weather"]))
     assert record["made"]["data"]["start"].endswith("source/best.ckpt")
     assert str(root) not in json.dumps(record), "a record tells where this machine keeps its rows"
+    trained = torch.load(tmp_path / "runs" / "low_resource" / "demo" / "weather_6" / "best.ckpt", weights_only=True)
+    assert str(root) not in str(trained["datamodule_hyper_parameters"]), "and so does a checkpoint"
     assert (folder / "curve.png").read_bytes()[:4] == b"\x89PNG"
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*/metrics.json")}
     (folder / "curve.json").unlink()
