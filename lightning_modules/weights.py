@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import save
-from torch import Tensor, nn
 
 from data.topv2.errors import UsageError
 from data.topv2.files import write_bytes
 from data.topv2.ontology import Ontology
 from lightning_modules.checkpoints import load_module
+from lightning_modules.parser_module import ParserModule
 from lightning_modules.saved import ENCODER, WEIGHTS, digest_of, parameters_of, read_checkpoint
-
-#: What to do about two checkpoints that cannot be averaged.
-REMEDY = "Average a checkpoint with the one that it went on from (data.start)."
 
 
 def pack(checkpoint: Path | str, out: Path | str, towards: Path | str | None = None, share: float = 0.5) -> int:
@@ -46,15 +42,11 @@ def pack(checkpoint: Path | str, out: Path | str, towards: Path | str | None = N
     if not 0 <= share <= 1:
         raise UsageError("E436", f"{share} is no share.", remedy="Give one between 0 and 1.")
     module, made = load_module(checkpoint)
-    assert module.model is not None and module.assets is not None
+    assert module.model is not None
     still = {name for name, value in module.model.named_parameters() if not value.requires_grad}
     left_out = sorted(name for name in still if name.startswith(ENCODER))
     if towards is not None:
-        other = read_checkpoint(towards)
-        labels = Ontology.from_dict(other["framefill"]["assets"]["ontology"], str(towards)).tokens
-        if labels != module.assets.ontology.tokens:
-            raise UsageError("E437", f"{towards} has other labels.", remedy=REMEDY)
-        _average(module.model, parameters_of(other), share, str(towards))
+        _average(module, towards, share)
     packed = {
         name: value.to(torch.float16).contiguous() if value.is_floating_point() else value.contiguous()
         for name, value in module.model.state_dict().items()
@@ -71,14 +63,18 @@ def pack(checkpoint: Path | str, out: Path | str, towards: Path | str | None = N
 
 
 @torch.no_grad()
-def _average(model: nn.Module, other: Mapping[str, Tensor], share: float, where: str) -> None:
-    """Moves the parameters that both have towards the other's."""
-    for name, value in model.named_parameters():
+def _average(module: ParserModule, towards: Path | str, share: float) -> None:
+    """Moves the parameters that both have towards those of another checkpoint."""
+    assert module.model is not None and module.assets is not None
+    remedy = "Average a checkpoint with the one that it went on from (data.start)."
+    checkpoint = read_checkpoint(towards)
+    labels = Ontology.from_dict(checkpoint["framefill"]["assets"]["ontology"], str(towards)).tokens
+    if labels != module.assets.ontology.tokens:
+        raise UsageError("E437", f"{towards} has other labels.", remedy=remedy)
+    other = parameters_of(checkpoint)
+    for name, value in module.model.named_parameters():
         if name in other:
             if other[name].shape != value.shape:
-                raise UsageError(
-                    "E435",
-                    f"{name} has the shape {list(other[name].shape)} in {where}, not {list(value.shape)}.",
-                    remedy=REMEDY,
-                )
+                shapes = f"{list(other[name].shape)} in {towards}, not {list(value.shape)}"
+                raise UsageError("E435", f"{name} has the shape {shapes}.", remedy=remedy)
             value.lerp_(other[name], share)
