@@ -155,8 +155,8 @@ def _parser() -> argparse.ArgumentParser:
         help="config laid over it for the source domains, as configs/low_resource_source.yaml (default: none)",
     )  # fmt: skip
     low.add_argument(
-        "--fine-tuning", type=Path, default=Path("configs/low_resource.yaml"),
-        help="config laid over it for the target domains (default: %(default)s)",
+        "--fine-tuning", nargs="+", type=Path, default=[Path("configs/low_resource.yaml")],
+        help="configs laid over it for the target domains (default: configs/low_resource.yaml)",
     )  # fmt: skip
     low.add_argument("--targets", nargs="+", default=["reminder", "weather"], help="domains (default: %(default)s)")
     low.add_argument(

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from data.topv2.files import write_bytes, write_json
 from data.topv2.pictures import canvas, png
 from data.topv2.reader import data_root, split_files
-from scripts.trainings import fit, name_of, record
+from scripts.trainings import fit, name_of, record, recorded
 
 
 def low_resource(
     config: Path,
     source_training: Path | None,
-    fine_tuning: Path,
+    fine_tuning: Sequence[Path],
     root: str | None,
     targets: Sequence[str],
     spis: Sequence[int],
@@ -27,14 +26,15 @@ def low_resource(
     Args:
         config: of the parser.
         source_training: laid over it for the source domains; None trains on them as the config says.
-        fine_tuning: laid over it for the target domains.
+        fine_tuning: laid over it, one over the other, for the target domains.
         root: corpus folder; None reads ``TOPV2_DIR``.
         targets: low-resource domains; all others in the folder are sources.
         spis: samples per intent and slot.
         extra: words for every ``framefill fit``.
 
     Returns:
-        Folder under ``results/`` with ``curve.json``, ``curve.png`` and the record of every training.
+        Folder under ``results/`` with the record of every training, and ``curve.json`` and ``curve.png`` of all points that
+        are done, those of earlier calls among them.
 
     Raises:
         UsageError: the config cannot be read or names no run, or a training failed.
@@ -49,24 +49,29 @@ def low_resource(
         f"{run}/source",
         [*common, *shorter, "--data.root", str(folder), f"--data.domains={json.dumps(sources)}", *extra],
     )
-    curve: dict[str, dict[str, Any]] = {}
+    tuned = [word for path in fine_tuning for word in ("--config", str(path))]
     for target in targets:
         for samples in spis:
             words = [
-                *common, "--config", str(fine_tuning), "--data.root", str(folder), f"--data.domains=[{target}]",
+                *common, *tuned, "--data.root", str(folder), f"--data.domains=[{target}]",
                 f"--data.train_split=train_{samples}spis", f"--data.eval_split=valid_{samples}spis",
                 "--data.report_split=eval", f"--data.start={source}", *extra,
             ]  # fmt: skip
-            name = f"{run}/{target}_{samples}"
-            fit(name, words)
-            curve.setdefault(target, {})[str(samples)] = record(name)["exact_match"]
+            fit(f"{run}/{target}_{samples}", words)
     out = Path("results") / run
+    curve = {target: curve_of(run, target) for target in targets}
     write_json(out / "curve.json", {"exact_match_by_spis": curve, "source": record(f"{run}/source")["exact_match"]})
     write_bytes(out / "curve.png", plot(curve))
     return out
 
 
-def plot(curve: dict[str, dict[str, Any]]) -> bytes:
+def curve_of(run: str, target: str) -> dict[str, float]:
+    """Exact match by samples per intent and slot, the fewest first, of all trainings for a domain that are done."""
+    done = {int(name.removeprefix(f"{target}_")): name for name in recorded(run, f"{target}_*")}
+    return {str(samples): record(f"{run}/{done[samples]}")["exact_match"] for samples in sorted(done)}
+
+
+def plot(curve: Mapping[str, Mapping[str, float]]) -> bytes:
     """Exact match against samples per intent and slot, a line for each domain, as PNG."""
     figure, axes = canvas(6, 3.6)
     for domain, points in curve.items():

@@ -59,5 +59,10 @@ def record(run: str) -> dict[str, Any]:
     return json.loads(_path(run).read_text(encoding="utf-8"))
 
 
+def recorded(run: str, pattern: str) -> list[str]:
+    """Last parts of the names ``run/...`` of trainings that are done and fit a glob pattern."""
+    return [path.parent.name for path in Path("results", run).glob(f"{pattern}/metrics.json")]
+
+
 def _path(run: str) -> Path:
     return Path("results") / run / "metrics.json"

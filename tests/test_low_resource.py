@@ -69,11 +69,10 @@ def test_the_curve_is_trained_recorded_drawn_and_taken_up_again(root: Path, repo
         sys.executable, "-m", "scripts.cli", "bench", "low-resource", "--data-root", str(root), "--targets", "weather",
         "--config", str(repository / "configs" / "demo.yaml"), "--spis", "2", "6",
         "--source-training", str(tmp_path / "source.yaml"),
-        "--fine-tuning", str(tmp_path / "short.yaml"), "--fit", "--threads=1", "--trainer.precision=32-true",
+        "--fine-tuning", str(repository / "configs" / "low_resource.yaml"), str(tmp_path / "short.yaml"), "--fit", "--threads=1", "--trainer.precision=32-true",
         *(word for word in TINY if word.startswith("--model")),
     ]  # fmt: skip
-    tuning = yaml.safe_load((repository / "configs" / "low_resource.yaml").read_text())
-    tuning["trainer"] |= {"max_steps": 20, "val_check_interval": 10}
+    tuning = {"trainer": {"max_steps": 20, "val_check_interval": 10}}
     (tmp_path / "short.yaml").write_text(yaml.safe_dump(tuning))
     folder = tmp_path / "results" / "low_resource" / "demo"
     source = {"trainer": {"max_epochs": 4, "check_val_every_n_epoch": 4}}
@@ -94,10 +93,12 @@ def test_the_curve_is_trained_recorded_drawn_and_taken_up_again(root: Path, repo
     assert (folder / "curve.png").read_bytes()[:4] == b"\x89PNG"
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*/metrics.json")}
     (folder / "curve.json").unlink()
+    words.remove("6")
     done = subprocess.run(words, cwd=tmp_path, env=environment(repository), capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr[-2000:]
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*/metrics.json")} == before
-    assert (folder / "curve.json").exists()
+    again = json.loads((folder / "curve.json").read_text())["exact_match_by_spis"]["weather"]
+    assert again == curve, "points of earlier calls are on the curve"
 
 
 def test_what_cannot_be_started_from(root: Path, repository: Path, tmp_path: Path, checkpoint: Path):
@@ -106,7 +107,7 @@ def test_what_cannot_be_started_from(root: Path, repository: Path, tmp_path: Pat
     with pytest.raises(BundleError, match="E301"):
         TOPv2DataModule(str(root), start=str(tmp_path / "none.ckpt")).setup("fit")
     with pytest.raises(UsageError, match="E404"):
-        low_resource(tmp_path / "none.yaml", None, tmp_path / "x.yaml", str(root), ["weather"], [2], [])
+        low_resource(tmp_path / "none.yaml", None, [tmp_path / "x.yaml"], str(root), ["weather"], [2], [])
     with pytest.raises(AssertionError, match="E305"):
         fit(
             tmp_path, root, repository, "--run=x", "--trainer.max_epochs=1", f"--data.start={checkpoint}",
