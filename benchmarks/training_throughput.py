@@ -2,19 +2,23 @@
 
     python -m benchmarks.training_throughput --config configs/conv_nar.yaml --data-root $TOPV2_DIR
 
-Forward includes the loss; optimizer includes clipping. The step is the one that ``framefill fit`` takes.
+Forward includes the loss; optimizer includes clipping. The step is the one that ``framefill fit`` takes. Beside it, what
+the machine could do at best: the arithmetic of the matrix products of a step at the speed that one large product reaches.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from itertools import chain, repeat
 from pathlib import Path
 
 import torch
 import yaml
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
-from data.topv2.batches import BatchStream
+from data.topv2.batches import Batch, BatchStream
 from data.topv2.files import write_json
 from lightning_modules.checkpoints import KINDS
 from lightning_modules.datamodule import TOPv2DataModule
@@ -45,16 +49,21 @@ def main() -> None:
     fitted = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(fitted, lr=module.optimization.lr, fused=True)
     stream = BatchStream(data.train_corpus, config["data"]["batch_size"])
+    half = config["trainer"]["precision"].startswith("bf16")
+
+    def losses(batch: Batch) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            return module.losses(batch)["loss"]
+
     spent = dict.fromkeys(("data", "forward", "backward", "optimizer"), 0.0)
-    batches, utterances = iter(stream), 0
+    batches, utterances = chain.from_iterable(repeat(stream)), 0
     for step in range(given.steps + 5):
         if step == 5:
             spent, utterances = dict.fromkeys(spent, 0.0), 0
         clock = time.perf_counter()
         batch = next(batches)
         clock = _lap(spent, "data", clock)
-        with torch.autocast("cpu", torch.bfloat16, enabled=config["trainer"]["precision"].startswith("bf16")):
-            loss = module.losses(batch)["loss"]
+        loss = losses(batch)
         clock = _lap(spent, "forward", clock)
         loss.backward()
         clock = _lap(spent, "backward", clock)
@@ -64,16 +73,35 @@ def main() -> None:
         _lap(spent, "optimizer", clock)
         utterances += len(batch.lengths)
     total = sum(spent.values())
+    counted = [next(batches) for _ in range(given.steps)]
+    with FlopCounterMode(display=False) as counter:
+        for batch in counted:
+            losses(batch).backward()
+    flops = counter.get_total_flops() / sum(len(batch.lengths) for batch in counted)
+    speed = product_speed(torch.bfloat16 if half else torch.float32)
     result = {
         "config": given.config.name,
         "utterances_per_second": round(utterances / total),
         "share": {name: round(100 * value / total, 2) for name, value in spent.items()},
+        "gflop_per_utterance": round(flops / 1e9, 3),
+        "gflop_per_second_of_a_large_product": round(speed / 1e9),
+        "utterances_per_second_at_that_speed": round(speed / flops),
         "padding_percent": round(100 * stream.padding(), 2),
         "threads": torch.get_num_threads(),
         "environment": environment(),
     }
     write_json(given.out, result)
     print(result)
+
+
+def product_speed(dtype: torch.dtype, size: int = 2048, seconds: float = 2.0) -> float:
+    """Floating point operations per second of the fastest of many products of two square matrices."""
+    one = torch.randn(size, size).to(dtype)
+    fastest, until = float("inf"), time.perf_counter() + seconds
+    while (clock := time.perf_counter()) < until:
+        torch.mm(one, one)
+        fastest = min(fastest, time.perf_counter() - clock)
+    return 2 * size**3 / fastest
 
 
 def _lap(spent: dict[str, float], name: str, since: float) -> float:

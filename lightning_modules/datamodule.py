@@ -17,7 +17,6 @@ from data.topv2.batches import BatchStream, EncodedCorpus
 from data.topv2.frame import Frame
 from data.topv2.linearization import POINTER_FORMS, TargetIds
 from data.topv2.ontology import Ontology
-from data.topv2.piece_dropout import PieceDropout
 from data.topv2.pruning import Pruning
 from data.topv2.reader import Example, corpus_checksum, data_root, read_split
 from data.topv2.tokenization import PieceTokenizer
@@ -103,8 +102,6 @@ class TOPv2DataModule(pl.LightningDataModule):
         pruned: probability that an epoch leaves out a row whose last loss is below the mean (InfoBatch, see
             :class:`data.topv2.pruning.Pruning`); 0 for none. The last eighth of the epochs, and at least the last
             one, has every row.
-        piece_dropout: probability that a piece of a training utterance is hidden, drawn anew in every epoch (see
-            :class:`data.topv2.piece_dropout.PieceDropout`).
         batch_size: utterances in a training batch.
         seed: order of the batches.
         validation_rows: validate on this many eval rows, drawn once by a fixed seed; ``None`` for all.
@@ -129,7 +126,6 @@ class TOPv2DataModule(pl.LightningDataModule):
         variants: int = 0,
         varied: float = 0.5,
         pruned: float = 0.0,
-        piece_dropout: float = 0.0,
         batch_size: int = 256,
         seed: int = 0,
         validation_rows: int | None = None,
@@ -230,24 +226,12 @@ class TOPv2DataModule(pl.LightningDataModule):
         h: Any = self.hparams
         if self._stream is None:
             pruning = self._pruning(len(self.train_corpus)) if h.pruned else None
-            self._stream = BatchStream(
-                self.train_corpus, h.batch_size, h.seed, True, h.varied, *self._ranks(), pruning, self._piece_dropout()
-            )
+            self._stream = BatchStream(self.train_corpus, h.batch_size, h.seed, True, h.varied, *self._ranks(), pruning)
         if self._stream_state is not None:
             self._stream.load_state_dict(self._stream_state)
             self._stream_state = None
         self._stream.turn()
         return self._stream
-
-    def _piece_dropout(self) -> PieceDropout | None:
-        """What hides pieces.
-
-        Raises:
-            UsageError: the tokenizer has no piece for it.
-        """
-        assert self.assets is not None
-        p = self.hparams["piece_dropout"]
-        return PieceDropout(p, self.assets.tokenizer.mask_id) if p else None
 
     def _pruning(self, rows: int) -> Pruning:
         """What leaves rows out.

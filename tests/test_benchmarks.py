@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import decoding, errors, held_out_intents, retrieval, retrieval_scale, span_vs_index
+from benchmarks import (
+    decoding,
+    errors,
+    held_out_intents,
+    retrieval,
+    retrieval_scale,
+    span_vs_index,
+    training_throughput,
+)
 from benchmarks.span_vs_index import peak_bytes
 from data.topv2.reader import read_split
 from lightning_modules.checkpoints import load_module
@@ -42,6 +50,17 @@ def test_measurements_run_on_a_small_corpus(checkpoint: Path, corpus: Path, tmp_
         torch.set_num_threads(threads)
         assert out.stat().st_size > 200
         out.unlink()
+
+
+def test_a_training_step_is_taken_apart(corpus: Path, tmp_path: Path, repository: Path, monkeypatch):
+    out = tmp_path / "out.json"
+    words = ["benchmark", "--config", str(repository / "configs" / "demo.yaml"), "--data-root", str(corpus)]
+    monkeypatch.setattr(sys, "argv", [*words, "--steps", "2", "--out", str(out)])
+    training_throughput.main()
+    found = json.loads(out.read_text())
+    assert sum(found["share"].values()) == pytest.approx(100, abs=0.1)
+    # Three passes of two operations over the encoder's 0.2 million weights, for some ten pieces, and as much again.
+    assert 0.005 < found["gflop_per_utterance"] < 0.1
 
 
 def test_retrieval_is_measured_with_its_oracles(raf_checkpoint: Path, corpus: Path, tmp_path: Path, monkeypatch):

@@ -11,14 +11,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from tokenizers import Tokenizer, models
 from transformers import get_cosine_schedule_with_warmup
 
 from data.topv2.batches import PAD_TARGET, BatchStream, EncodedCorpus
-from data.topv2.errors import UsageError
-from data.topv2.piece_dropout import PieceDropout
 from data.topv2.pruning import Pruning
-from data.topv2.tokenization import PieceTokenizer
 from lightning_modules.conv_nar import ConvNARModule
 from lightning_modules.datamodule import TOPv2DataModule
 from lightning_modules.losses import smoothed_nll, symmetric_divergence
@@ -94,48 +90,6 @@ def test_variants_stand_in_for_their_rows():
     assert 0.35 < sum(value % 10 > 0 for value in seen) / 400 < 0.65
     (batch,) = BatchStream(corpus, 4)
     assert sorted(batch.pieces[:, 0].tolist()) == [10, 20, 30]
-
-
-def test_pieces_are_hidden_in_another_way_each_epoch_and_in_the_same_way_after_a_kill():
-    corpus = corpus_of(300)
-    plain = BatchStream(corpus, 32, seed=5)
-    expected = [batch.pieces for _ in range(2) for batch in plain]
-
-    def stream() -> BatchStream:
-        return BatchStream(corpus, 32, seed=5, piece_dropout=PieceDropout(0.2, 99))
-
-    whole = stream()
-    found = [[batch for batch in whole] for _ in range(2)]
-    for epoch in (0, 1):
-        for before, batch in zip(expected[10 * epoch :], found[epoch], strict=False):
-            hidden = batch.pieces == 99
-            assert torch.equal(batch.pieces[~hidden], before[~hidden])
-            assert batch.mask is None or not (hidden & ~batch.mask).any(), "padding is hidden"
-        shown = [batch.pieces == 99 for batch in found[epoch]]
-        hidden_pieces = sum(int(where.sum()) for where in shown)
-        assert 0.15 < hidden_pieces / len(corpus.source) < 0.25
-    broken = stream()
-    iterator = iter(broken)
-    for _ in range(4):
-        next(iterator)
-    again = stream()
-    again.load_state_dict(broken.state_dict())
-    for here, there in zip(again, found[0][4:], strict=True):
-        assert torch.equal(here.pieces, there.pieces)
-    alone = corpus_of(1)
-    draws = [next(iter(BatchStream(alone, 1, seed=seed, piece_dropout=PieceDropout(0.5, 99)))) for seed in range(9)]
-    assert len({tuple(batch.pieces[0].tolist()) for batch in draws}) > 1
-    with pytest.raises(ValueError, match="piece_dropout"):
-        PieceDropout(1.0, 99)
-
-
-def test_the_piece_that_hides_another_is_the_mask_or_the_unknown_one():
-    trained = PieceTokenizer.train_sentencepiece(["wake me at six", "play a song"] * 5, 40)
-    assert trained.backend.id_to_token(trained.mask_id) == "<unk>"
-    masked = PieceTokenizer(Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1, "[MASK]": 2}, "[UNK]")))
-    assert masked.mask_id == 2
-    with pytest.raises(UsageError, match="E426"):
-        _ = PieceTokenizer(Tokenizer(models.WordLevel({"a": 0}, "a"))).mask_id
 
 
 def test_rows_that_are_known_are_left_out_of_an_epoch_at_times():

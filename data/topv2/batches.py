@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.topv2.piece_dropout import PieceDropout
 from data.topv2.pruning import Pruning
 
 #: Fewest rows that are decoded by themselves.
@@ -123,7 +122,6 @@ class BatchStream:
         rank: this process's number among ``world`` under DDP.
         world: number of processes; each gets as many batches as the others.
         pruning: leaves rows out; None for none. It learns the losses of its own process alone.
-        piece_dropout: hides pieces; None for none.
 
     Raises:
         ValueError: several processes would leave out different rows.
@@ -139,11 +137,10 @@ class BatchStream:
         rank: int = 0,
         world: int = 1,
         pruning: Pruning | None = None,
-        piece_dropout: PieceDropout | None = None,
     ) -> None:
         if pruning is not None and world > 1:
             raise ValueError("data.pruned needs trainer.devices: 1, for each process knows the losses of its own rows")
-        self.pruning, self.piece_dropout = pruning, piece_dropout
+        self.pruning = pruning
         self.corpus, self.batch_size, self.seed, self.shuffle, self.varied = corpus, batch_size, seed, shuffle, varied
         self.rank, self.world = rank, world
         self.epoch = 0
@@ -159,9 +156,6 @@ class BatchStream:
         for rows in self._batches()[self.position :]:
             self.position += 1
             batch = self.corpus.batch(rows)
-            if self.piece_dropout is not None:
-                rng = np.random.default_rng((self.seed, self.epoch, 2, self.position))
-                batch = batch._replace(pieces=self.piece_dropout(batch.pieces, batch.mask, rng))
             if self.pruning is not None:
                 assert batch.rows is not None
                 weighed = torch.from_numpy(weights[batch.rows.numpy()])

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 ATOM = r"▁?(?:[\p{L}\p{M}]+?(?=n['’]t(?![\p{L}\p{M}]))|n(?=['’]t(?![\p{L}\p{M}]))|[\p{L}\p{M}]+|\p{N}+|[^\s▁])"
 #: Longest utterance that is parsed, in pieces; TOPv2's longest has under 80.
 MAX_PIECES = 512
-#: Names of pieces that can stand for a hidden one, the best first.
-MASK_PIECES = ("[MASK]", "<mask>", "[UNK]", "<unk>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,22 +86,6 @@ class PieceTokenizer:
     def vocab_size(self) -> int:
         """Number of piece ids."""
         return self.backend.get_vocab_size()
-
-    @property
-    def mask_id(self) -> int:
-        """Id of the piece that stands for a hidden one: the encoder's own mask, or else the unknown piece.
-
-        Raises:
-            UsageError: the vocabulary has neither.
-        """
-        for name in MASK_PIECES:
-            if (found := self.backend.token_to_id(name)) is not None:
-                return found
-        raise UsageError(
-            "E426",
-            f"the tokenizer has no piece that hides another ({', '.join(MASK_PIECES)}).",
-            remedy="Set data.piece_dropout to 0.",
-        )
 
     def __call__(self, utterance: str) -> Source:
         """The utterance in pieces, without special tokens.
