@@ -8,14 +8,18 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from data.topv2.errors import BundleError
+from data.topv2.files import UNREADABLE_ZIP, write_json
 
 #: Version of the format; a reader refuses another.
 FORMAT = 1
 MANIFEST = "manifest.json"
+#: Patterns of the names of files in a bundle folder.
+FILES = ("*.onnx", "*.json", "*.faiss", "*.safetensors")
 
 
 class Bundle:
@@ -36,15 +40,16 @@ class Bundle:
         if self.path.is_file():
             try:
                 self._zip = zipfile.ZipFile(self.path)
-            except (zipfile.BadZipFile, OSError) as error:
+            except (*UNREADABLE_ZIP, OSError) as error:
                 raise BundleError(
                     "E321",
                     f"neither a bundle folder nor a readable zip ({error}).",
                     where=str(path),
                     remedy="Copy it again.",
                 ) from error
+        content = self._raw(MANIFEST)
         try:
-            self.manifest: dict[str, Any] = json.loads(self._raw(MANIFEST))
+            self.manifest: dict[str, Any] = json.loads(content)
             version, self._sums = self.manifest["format"], self.manifest["files"]
         except (ValueError, KeyError, TypeError) as error:
             raise BundleError(
@@ -93,13 +98,26 @@ class Bundle:
             if self._zip is not None:
                 return self._zip.read(name)
             return (self.path / name).read_bytes()
-        except (OSError, KeyError, zipfile.BadZipFile) as error:
+        except (OSError, KeyError, *UNREADABLE_ZIP) as error:
             raise BundleError(
                 "E326",
                 f"cannot be read ({error}).",
                 where=str(self.path / name),
                 remedy="Copy or export the bundle again.",
             ) from error
+
+
+def keep_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
+    """Writes figures of the bundle itself into the manifest of a bundle folder.
+
+    Raises:
+        BundleError: the manifest cannot be read, or the bundle is a zip.
+        MachineError: the disk is full; the manifest is left as it was.
+    """
+    bundle = Bundle(path)
+    if path.is_file():
+        raise BundleError("E329", "a zip is not changed in place.", where=str(path), remedy="Unpack it into a folder.")
+    write_json(path / MANIFEST, {**bundle.manifest, "metrics": dict(metrics)})
 
 
 def most_accurate(folder: Path) -> Path | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import logging
-import shutil
+import tempfile
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,13 @@ import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from assistants import banks, runtime
-from assistants.bundle import FORMAT, MANIFEST
+from assistants.bundle import FILES, FORMAT, MANIFEST
 from assistants.graphs import difference, graphs, onnx_bytes
 from data.topv2.errors import UsageError
 from data.topv2.files import sha256, whole_folder, write_bytes, write_json
 from lightning_modules.checkpoints import load_module
 from lightning_modules.evaluation import environment
+from lightning_modules.parser_module import ParserModule
 from lightning_modules.raf import RAFModule
 from parsers.nar_model import NARModel
 from parsers.raf.model import RAF
@@ -30,7 +33,6 @@ def export(
     out: Path | str,
     precisions: Sequence[str] = ("fp32", "int8"),
     metrics: dict[str, Any] | None = None,
-    licence: str = LICENCE,
     decoding: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes a bundle, whole or not at all.
@@ -40,7 +42,6 @@ def export(
         out: folder to write, or a path ending in ``.zip``.
         precisions: ``fp32``, ``int8`` or both.
         metrics: figures to carry in the manifest.
-        licence: what a holder of the weights must know.
         decoding: options of decoding that differ from those of the checkpoint.
 
     Returns:
@@ -49,7 +50,7 @@ def export(
     Raises:
         BundleError: the checkpoint cannot be read, or the graphs do not compute what torch computes.
         MachineError: the disk is full; an existing bundle at ``out`` is left as it was.
-        UsageError: an unknown precision or option of decoding.
+        UsageError: an unknown precision or option of decoding, or ``out`` is a folder that holds other things.
     """
     out = Path(out)
     unknown = set(precisions) - set(runtime.PRECISIONS)
@@ -73,11 +74,30 @@ def export(
             "a bundle holds one encoder, and reads a scenario once and for all.",
             remedy="Train with model.filling: table and model.encoders: shared; others are parsed with --checkpoint.",
         )
-    vocabulary = module.assets.tokenizer.vocab_size
-    folder = out.with_suffix("") if out.suffix == ".zip" else out
-    with whole_folder(folder) as staging:
+    if out.suffix != ".zip":
+        _write(module, made, out, precisions, metrics)
+        return out
+    with tempfile.TemporaryDirectory() as aside:
+        folder = Path(aside) / out.stem
+        _write(module, made, folder, precisions, metrics)
+        _zip(folder, out)
+    return out
+
+
+def size(path: Path | str) -> int:
+    """Bytes of a bundle."""
+    path = Path(path)
+    return path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in path.iterdir())
+
+
+def _write(
+    module: ParserModule, made: Mapping[str, Any], out: Path, precisions: Sequence[str], metrics: dict[str, Any] | None
+) -> None:
+    """Writes a bundle folder."""
+    assert module.assets is not None and isinstance(module.model, NARModel)
+    with whole_folder(out, FILES) as staging:
         worst = 0.0
-        for graph in graphs(module.model, vocabulary):
+        for graph in graphs(module.model, module.assets.tokenizer.vocab_size):
             path = staging / f"{graph.name}.onnx"
             content = onnx_bytes(graph)
             worst = max(worst, difference(graph, content))
@@ -97,22 +117,13 @@ def export(
             "decoding": made["decoding"],
             "metrics": metrics or {},
             "training": {key: made[key] for key in ("model", "optimization", "data")},
-            "licence": licence,
+            "licence": LICENCE,
             **table,
             "largest_difference_from_torch": worst,
             "environment": environment(),
             "files": {path.name: sha256(path) for path in sorted(staging.iterdir())},
         }
         write_json(staging / MANIFEST, manifest)
-    if out.suffix == ".zip":
-        _zip(folder, out)
-    return out
-
-
-def size(path: Path | str) -> int:
-    """Bytes of a bundle."""
-    path = Path(path)
-    return path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in path.iterdir())
 
 
 def _scenarios(module: RAFModule, folder: Path) -> dict[str, Any]:
@@ -135,13 +146,9 @@ def _quantize(source: Path, target: Path) -> None:
 
 
 def _zip(folder: Path, out: Path) -> None:
-    """Packs the folder's files into ``out``, then drops the folder."""
-    import io
-    import zipfile
-
+    """Packs the folder's files into ``out``."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(folder.iterdir()):
             archive.write(path, path.name)
     write_bytes(out, buffer.getvalue())
-    shutil.rmtree(folder)

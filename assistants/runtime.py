@@ -1,4 +1,4 @@
-"""Parses with an exported bundle; needs neither torch nor transformers.
+"""Parses with an exported bundle; needs neither torch nor transformers, and faiss only for a bundle with a bank.
 
 >>> from assistants import runtime
 >>> parser = runtime.load("models/conv-nar-topv2")
@@ -10,23 +10,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 
-from assistants import banks
 from assistants.bundle import Bundle
 from data.topv2.errors import BundleError
 from data.topv2.ontology import Ontology
 from data.topv2.tokenization import PieceTokenizer
 from parsers.nar import DecodingConfig, Encoded, NonAutoregressiveParser
-from parsers.raf.parser import RAFDecodingConfig, RAFParser, ScenarioTable
-from retrieval.bank import ScenarioBank
-from retrieval.glosses import GlossBatch, Glosses
-from retrieval.scenario import Scenario
 
 #: Suffix of a graph's file name for each precision.
 PRECISIONS = {"int8": ".int8.onnx", "fp32": ".onnx"}
@@ -86,26 +81,6 @@ class OnnxBackend:
         return self.run(graph, given)[0]
 
 
-class RAFOnnxBackend(OnnxBackend):
-    """The onnxruntime side of :class:`parsers.raf.parser.RAFBackend`."""
-
-    def query(self, memory: Any, mask: np.ndarray) -> np.ndarray:
-        """See :class:`parsers.raf.parser.RAFBackend`."""
-        return self.run("query", {"memory": memory, "mask": mask})[0]
-
-    def fill(self, encoded: Encoded, rows: np.ndarray, places: np.ndarray, table: ScenarioTable) -> np.ndarray:
-        """See :class:`parsers.raf.parser.RAFBackend`."""
-        leaves, leaf_mask = table.of(places)
-        given = {"memory": encoded.memory[rows], "mask": encoded.mask[rows], "leaves": leaves, "leaf_mask": leaf_mask}
-        return self.run("fill", given)[0]
-
-    def describe(self, batch: GlossBatch) -> tuple[np.ndarray, np.ndarray]:
-        """Vectors ``[N, D]`` of scenarios and the states of their leaves, one after another ``[leaves, W]``."""
-        memory, _ = self.encode(batch.pieces, batch.mask)
-        vectors, states = self.run("describe", {"memory": memory, "mask": batch.mask, "leaves": batch.leaves})
-        return vectors, states[batch.leaf_mask]
-
-
 class BundleParser(NonAutoregressiveParser):
     """A parser over a bundle.
 
@@ -116,25 +91,6 @@ class BundleParser(NonAutoregressiveParser):
 
     manifest: dict[str, Any]
     precision: str
-
-
-class RAFBundleParser(RAFParser, BundleParser):
-    """As :class:`BundleParser`, for RAF."""
-
-    backend: RAFOnnxBackend
-
-    def add(self, scenarios: Iterable[Scenario]) -> None:
-        """Makes scenarios known without training, from then on and in this process; ``framefill bank add`` keeps them.
-
-        Raises:
-            UsageError: a scenario is too long to be read.
-        """
-        new = ScenarioBank({s: 0 for s in scenarios if s not in self.table.bank})
-        if not len(new):
-            return
-        style = self.manifest["scenarios"]["gloss"]
-        vectors, leaves = self.backend.describe(Glosses(new, self.tokenizer, style).batch(np.arange(len(new))))
-        self.use(self.table.added(new, vectors, leaves))
 
 
 def load(path: Path | str, precision: str | None = None, threads: int = 1) -> BundleParser:
@@ -162,11 +118,11 @@ def load(path: Path | str, precision: str | None = None, threads: int = 1) -> Bu
         if decoding.get("rescored"):
             graphs["rescorer"] = bundle.read("rescorer" + PRECISIONS[precision])
         if "scenarios" in bundle.manifest:
+            from assistants.raf import RAFBundleParser
+
             graphs["fill"] = bundle.read("fill" + PRECISIONS[precision])
             graphs |= {name: bundle.read(f"{name}.onnx") for name in ("query", "describe")}
-            parser = RAFBundleParser(
-                RAFOnnxBackend(graphs), tokenizer, ontology, banks.read(bundle), RAFDecodingConfig(**decoding)
-            )
+            parser = RAFBundleParser.of(bundle, graphs, tokenizer, ontology)
         else:
             backend = OnnxBackend(graphs)
             parser = BundleParser(backend, tokenizer, ontology, form, DecodingConfig(**decoding))

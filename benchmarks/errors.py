@@ -1,7 +1,7 @@
 """What a parser's errors are made of, from the rows that ``framefill evaluate --predictions`` wrote.
 
-    framefill evaluate --checkpoint runs/span_pointer_minilm/best.ckpt --predictions eval.tsv
-    python -m benchmarks.errors --predictions eval.tsv
+    framefill evaluate --bundle models/span-pointer-topv2 --predictions eval.tsv
+    python -m benchmarks.errors --predictions eval.tsv --out results/span_pointer_minilm/errors.json
 
 Every row falls into the first class that fits: exact, another root intent, another scenario, or the right scenario with
 other spans; of the last it is told how many endpoints are off. No scoring of spans, however good, can win more rows

@@ -15,7 +15,7 @@ from data.topv2.files import write_bytes
 from data.topv2.reader import Example
 from lightning_modules.checkpoints import load_module
 from lightning_modules.raf import RAFModule
-from lightning_modules.saved import read_checkpoint
+from lightning_modules.saved import WEIGHTS, read_checkpoint
 from parsers.raf.calibration import calibrate
 from parsers.raf.parser import Candidate, RAFDecodingConfig, RAFParser, weigh
 from retrieval.scenario import Scenario
@@ -43,10 +43,17 @@ def calibrate_checkpoint(
         the gold scenario is in the bank.
 
     Raises:
-        UsageError: another kind of checkpoint, fewer than two rows, or an unknown option of decoding.
+        UsageError: packed weights or another kind of checkpoint, fewer than two rows, or an unknown option of decoding.
         BundleError: the checkpoint cannot be read.
         MachineError: the disk is full; the checkpoint is left as it was.
     """
+    if Path(path).suffix == WEIGHTS:
+        raise UsageError(
+            "E445",
+            "packed weights are not calibrated in place.",
+            where=str(path),
+            remedy="Calibrate the checkpoint, then pack it.",
+        )
     module, _ = load_module(path, decoding)
     if not isinstance(module, RAFModule):
         raise UsageError("E443", f"a {module.kind} parser has nothing to calibrate.", remedy="Give a raf checkpoint.")

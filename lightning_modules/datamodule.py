@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytorch_lightning as pl
@@ -14,16 +15,18 @@ from torch import Tensor
 
 from data.topv2.augment import swap_values
 from data.topv2.batches import BatchStream, EncodedCorpus
+from data.topv2.errors import FramefillError, UsageError
 from data.topv2.frame import Frame
-from data.topv2.linearization import POINTER_FORMS, TargetIds
+from data.topv2.linearization import POINTER_FORMS, Linearization, TargetIds
 from data.topv2.ontology import Ontology
 from data.topv2.pruning import Pruning
 from data.topv2.reader import Example, corpus_checksum, data_root, read_split
-from data.topv2.tokenization import PieceTokenizer
+from data.topv2.tokenization import PieceTokenizer, Source
 from lightning_modules.saved import read_checkpoint
 from retrieval.bank import ScenarioBank
 from retrieval.scenario import Scenario
 
+T = TypeVar("T")
 #: Share of a training after which no row is left out any more (annealing, Qin et al. 2024).
 WHOLE_FROM = 0.875
 
@@ -184,16 +187,13 @@ class TOPv2DataModule(pl.LightningDataModule):
         ontology = Ontology.from_frames(frames[: len(swapped)])
         bank = self._bank(root, frames[: len(swapped)], started) if h.bank else None
         self.assets = Assets(tokenizer, started.ontology.merged(ontology) if started else ontology, h.form, bank)
-        sources = tokenizer.batch([e.utterance for e in train])
-        form, ids = POINTER_FORMS[h.form](), TargetIds(self.assets.ontology)
-        targets = [ids.encode(form.encode(frame, source)) for frame, source in zip(frames, sources, strict=True)]
+        pieces, targets = _encoded(train, frames, tokenizer, POINTER_FORMS[h.form](), TargetIds(self.assets.ontology))
         counts = [len(variants) for variants in swapped]
         places = None
         if bank is not None:
             # Swapping values leaves the scenario as it is, so the bank has those of the variants too.
             known = {scenario: place for place, scenario in enumerate(bank)}
             places = [known[Scenario.from_frame(frame)] for frame in frames]
-        pieces = [source.ids for source in sources]
         self.train_corpus = EncodedCorpus(pieces, targets, tokenizer.pad_id, counts, places)
 
     def _bank(self, root: Path, frames: Sequence[Frame], started: Assets | None) -> ScenarioBank:
@@ -237,13 +237,18 @@ class TOPv2DataModule(pl.LightningDataModule):
         """What leaves rows out.
 
         Raises:
-            ValueError: the trainer would not ask how long each epoch is, or does not know how many there will be.
+            UsageError: the trainer would not ask how long each epoch is, or does not know how many there will be.
         """
         epochs = 1 if self.trainer is None else self.trainer.max_epochs or -1
         if self.trainer is not None and self.trainer.reload_dataloaders_every_n_epochs != 1:  # type: ignore[attr-defined]
-            raise ValueError("epochs differ in length: data.pruned needs trainer.reload_dataloaders_every_n_epochs: 1")
+            raise UsageError(
+                "E427", "with data.pruned, epochs differ in length.",
+                remedy="Set trainer.reload_dataloaders_every_n_epochs to 1.",
+            )  # fmt: skip
         if epochs < 1:
-            raise ValueError("data.pruned needs trainer.max_epochs, for the last epochs have every row")
+            raise UsageError(
+                "E427", "with data.pruned, the last epochs have every row.", remedy="Set trainer.max_epochs."
+            )
         return Pruning(rows, self.hparams["pruned"], int(WHOLE_FROM * epochs))
 
     def state_dict(self) -> dict[str, Any]:
@@ -270,3 +275,36 @@ def _drawn(examples: Sequence[Example], rows: int) -> list[Example]:
     """``rows`` of the examples in their order, the same ones every time; all where there are fewer."""
     chosen = np.random.default_rng(0).permutation(len(examples))[:rows]
     return [examples[i] for i in sorted(chosen)]
+
+
+def _encoded(
+    examples: Sequence[Example], frames: Sequence[Frame], tokenizer: PieceTokenizer, form: Linearization, ids: TargetIds
+) -> tuple[list[tuple[int, ...]], list[list[int]]]:
+    """Piece ids and target ids of each row.
+
+    Raises:
+        FramefillError: a row cannot be encoded; it tells which.
+    """
+    try:
+        sources = tokenizer.batch([example.utterance for example in examples])
+    except FramefillError:
+        for example in examples:
+            _at(example, partial(tokenizer, example.utterance))
+        raise
+
+    def encode(frame: Frame, source: Source) -> list[int]:
+        return ids.encode(form.encode(frame, source))
+
+    targets = [
+        _at(example, partial(encode, frame, source))
+        for example, frame, source in zip(examples, frames, sources, strict=True)
+    ]
+    return [source.ids for source in sources], targets
+
+
+def _at(example: Example, work: Callable[[], T]) -> T:
+    """What ``work`` gives; its errors name the row."""
+    try:
+        return work()
+    except FramefillError as error:
+        raise error.at(example.where) from error

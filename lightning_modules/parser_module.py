@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from data.topv2.batches import Batch
-from data.topv2.errors import BundleError
+from data.topv2.errors import BundleError, UsageError
 from data.topv2.linearization import TargetIds
 from data.topv2.ontology import Ontology
 from data.topv2.tokenization import PieceTokenizer
@@ -102,7 +102,14 @@ class ParserModule(pl.LightningModule):
         """Builds the model once the data module knows the vocabulary and the ontology."""
         if self.model is None:
             datamodule = self._datamodule()
-            assert datamodule.assets is not None
+            assert datamodule.assets is not None and datamodule.train_corpus is not None
+            longest = int(datamodule.train_corpus.target_lengths.max())
+            if longest > self.config.max_length:
+                raise UsageError(
+                    "E428",
+                    f"the longest training frame has {longest} tokens, the model is for {self.config.max_length}.",
+                    remedy=f"Set model.init_args.model.max_length to {longest}.",
+                )
             self.build(datamodule.assets)
             if datamodule.hparams["start"]:
                 self._take_over(datamodule.hparams["start"])

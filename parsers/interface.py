@@ -37,7 +37,8 @@ class Parser(Protocol):
     ontology: Ontology
 
     def parse(self, utterances: Sequence[str], n_best: int = 1) -> list[list[Hypothesis]]:
-        """The best ``n_best`` readings of each utterance, best first, at least one each.
+        """The best ``n_best`` readings of each utterance, best first, at least one each; the first is the same whatever
+        ``n_best``.
 
         Raises:
             UsageError: an utterance is blank or too long to be read.

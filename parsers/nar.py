@@ -116,9 +116,18 @@ class NonAutoregressiveParser:
     def parse(self, utterances: Sequence[str], n_best: int = 1) -> list[list[Hypothesis]]:
         """See :class:`parsers.interface.Parser`."""
         sources = self.tokenizer.batch(list(utterances))
-        return in_groups(sources, lambda group: list(self._parse(group, n_best)), self.workers)
+        best = in_groups(sources, lambda group: list(self._parse(group, 1)), self.workers)
+        if n_best == 1:
+            return best
+        # Looked at without margins, another frame may come first; the answer is the one that is given when it is alone.
+        several = in_groups(sources, lambda group: list(self._parse(group, n_best)), self.workers)
+        return [
+            sorted(found, key=lambda hypothesis: hypothesis.frame != first.frame)[:n_best]
+            for (first,), found in zip(best, several, strict=True)
+        ]
 
     def _parse(self, sources: list[Source], n_best: int) -> Iterator[list[Hypothesis]]:
+        """The likeliest frame of each utterance, or where several are wanted all that were looked at, best first."""
         encoded = self._encode(sources)
         ranked, prior = self._lengths(encoded)
         wanted = max(n_best, self.config.rescored)
@@ -127,7 +136,10 @@ class NonAutoregressiveParser:
         if self.config.rescored:
             found = self._rescored(encoded, found)
         for row, decoded in enumerate(found):
-            yield [self._hypothesis(d, sources[row], ranked[row], prior[row]) for d in decoded[:n_best]]
+            yield [
+                self._hypothesis(d, sources[row], ranked[row], prior[row])
+                for d in (decoded[:1] if n_best == 1 else decoded)
+            ]
 
     def _encode(self, sources: list[Source]) -> Encoded:
         pieces, mask = pad(sources, self.tokenizer.pad_id)

@@ -27,8 +27,9 @@ def load_transformer(name: str) -> PreTrainedModel:
         UsageError: it cannot be had here.
     """
     logging.set_verbosity_error()
+    place = locate(name)
     try:
-        return AutoModel.from_pretrained(locate(name), attn_implementation="eager")
+        return AutoModel.from_pretrained(place, attn_implementation="eager")
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(

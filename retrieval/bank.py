@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from data.topv2.errors import BundleError, FrameError, UsageError
+from data.topv2.errors import BundleError, UsageError
 from data.topv2.files import check_version, read_json, write_json
 from data.topv2.frame import Frame
 from retrieval.scenario import Scenario
@@ -108,7 +108,9 @@ class ScenarioBank:
         try:
             check_version(value, VERSION, "scenario bank", "E340", where)
             return cls({_starred(text): int(count) for text, count in value["scenarios"].items()})
-        except (KeyError, TypeError, ValueError, AttributeError, FrameError) as error:
+        except BundleError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BundleError(
                 "E341", f"not a scenario bank ({error!r}).", where=where, remedy="Export again."
             ) from error

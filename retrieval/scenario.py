@@ -35,12 +35,13 @@ class Scenario:
     def parse(cls, text: str) -> Scenario:
         """Reads ``[IN:CREATE_ALARM [SL:DATE_TIME ] ]``, as people write it, or what :attr:`text` gives.
 
-        A slot without children holds text, unless some slot of the scenario says so itself with a star.
+        A slot without children holds text, unless some slot of the scenario says so itself with a star. Words that stand
+        directly under an intent are left out.
 
         Raises:
             FrameError: the brackets or labels are malformed.
         """
-        tokens = tuple(_tokens(Frame.parse(text).root))
+        tokens = cls.from_frame(Frame.parse(text)).tokens
         if TEXT in text.split():
             return cls(tokens)
         marked: list[str] = []

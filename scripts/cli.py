@@ -6,6 +6,7 @@ Imports stay inside the subcommands: ``framefill parse --bundle`` must answer wi
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -55,6 +56,10 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--data-root", help="folder of <domain>_<split>.tsv files (default: the variable TOPV2_DIR)")
     evaluate.add_argument("--split", default="eval", help="split to score (default: %(default)s)")
     evaluate.add_argument("--domains", nargs="+", help="only these domains")
+    evaluate.add_argument(
+        "--keep", action="store_true",
+        help="keep the figures in the bundle's manifest, by which `framefill parse` finds the most accurate",
+    )  # fmt: skip
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write all figures and their provenance here")
     evaluate.add_argument(
         "--predictions", type=Path, metavar="FILE.tsv", help="write every row's gold and predicted frame here"
@@ -259,6 +264,8 @@ def _evaluate(options: Any) -> None:
     from data.topv2.reader import corpus_checksum, data_root, read_split
     from lightning_modules.evaluation import evaluate, table, write_record
 
+    if options.keep and options.bundle is None:
+        raise UsageError("E415", "--keep needs --bundle: figures are kept in its manifest.")
     root = data_root(options.data_root)
     examples = read_split(root, options.split, options.domains)
     parser, made = _load(options)
@@ -272,15 +279,28 @@ def _evaluate(options: Any) -> None:
     if options.json is not None:
         checksum = corpus_checksum(root, options.split, options.domains)
         write_record(options.json, metrics, {**made, "split": options.split, "evaluated_on": checksum})
+    if options.keep:
+        from assistants.bundle import keep_metrics
+
+        keep_metrics(options.bundle, metrics)
 
 
 def _parse(options: Any) -> None:
     if options.n_best < 1:
         raise UsageError("E402", f"--n-best {options.n_best} must be at least 1.")
     parser, _ = _load(options)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        # Bytes that are no text are refused with their line, like any other utterance that cannot be read.
+        sys.stdin.reconfigure(errors="surrogateescape")
     given = options.utterances or (line.rstrip("\n") for line in sys.stdin)
-    for utterance in given:
-        hypotheses = parser.parse([utterance], options.n_best)[0]
+    refused = 0
+    for number, utterance in enumerate(given, start=1):
+        try:
+            hypotheses = parser.parse([utterance], options.n_best)[0]
+        except UsageError as error:
+            refused += 1
+            print(f"framefill: {error.at(f'utterance {number}')}", file=sys.stderr)
+            continue
         for hypothesis in hypotheses:
             frame = hypothesis.frame
             if options.json:
@@ -293,6 +313,8 @@ def _parse(options: Any) -> None:
                 print(f"{utterance}\n{frame.tree()}\n", flush=True)
             else:
                 print(frame if options.n_best == 1 else f"{hypothesis.score:.3f}\t{frame}", flush=True)
+    if refused:
+        raise UsageError("E408", f"{refused} utterance(s) were not parsed.", remedy="See above; all others were.")
 
 
 def _changes(words: Sequence[str]) -> dict[str, Any]:
@@ -313,12 +335,13 @@ def _changes(words: Sequence[str]) -> dict[str, Any]:
 
 def _export(options: Any) -> None:
     from assistants.export import export, size
+    from data.topv2.files import read_json
 
     metrics = None
     if options.metrics is not None:
         metrics = {
             key: value
-            for key, value in json.loads(options.metrics.read_text()).items()
+            for key, value in read_json(options.metrics, "a record of figures", "E409").items()
             if key not in ("made", "environment")
         }
     out = export(options.checkpoint, options.out, options.precision, metrics, decoding=_changes(options.decoding))
@@ -364,12 +387,13 @@ def _bank_list(options: Any) -> None:
 
 def _bank_add(options: Any) -> None:
     from assistants import banks, runtime
+    from assistants.raf import RAFBundleParser
     from retrieval.scenario import Scenario
 
     parser = runtime.load(options.bundle)
 
     def edit(table: Any) -> Any:
-        assert isinstance(parser, runtime.RAFBundleParser)
+        assert isinstance(parser, RAFBundleParser)
         parser.add([Scenario.parse(text) for text in options.scenarios])
         return parser.table
 
@@ -420,10 +444,11 @@ def _verify(options: Any) -> None:
     for check in checks:
         print(f"{check.status:8} {check.name}")
     changed = [check.name for check in checks if check.status == "changed"]
-    if changed:
-        raise CorpusError(
-            "E220", f"{len(changed)} file(s) are not the official ones.", where=str(root), remedy="Download them again."
+    if changed or all(check.status == "missing" for check in checks):
+        what = (
+            f"{len(changed)} file(s) are not the official ones." if changed else "none of the official files is here."
         )
+        raise CorpusError("E220", what, where=str(root), remedy="Fetch them with `framefill data download`.")
 
 
 def _describe(options: Any) -> None:

@@ -37,11 +37,16 @@ def low_resource(
         are done, those of earlier calls among them.
 
     Raises:
+        CorpusError: a domain or a low-resource split is not there; nothing has been trained then.
         UsageError: the config cannot be read or names no run, or a training failed.
     """
     run = f"low_resource/{name_of(config)}"
     folder = data_root(root)
     known = [path.name.removesuffix("_train.tsv") for path in split_files(folder, "train")]
+    for samples in spis:
+        for split in (f"train_{samples}spis", f"valid_{samples}spis"):
+            split_files(folder, split, targets)
+    split_files(folder, "eval", targets)
     sources = [domain for domain in known if domain not in targets]
     common = ("--config", str(config))
     shorter = [] if source_training is None else ["--config", str(source_training)]

@@ -49,7 +49,7 @@ def test_lazy_lengths_give_the_best_of_the_whole_beam(bundle: Path, corpus: Path
     parser = runtime.load(bundle, "fp32")
     utterances = [example.utterance for example in read_split(corpus, "eval")]
     for lazy, wide in zip(parser.parse(utterances), parser.parse(utterances, n_best=2), strict=True):
-        assert lazy[0].score == pytest.approx(wide[0].score, abs=1e-4)
+        assert lazy[0].score + 1e-4 >= max(hypothesis.score for hypothesis in wide)
 
 
 def test_threads_change_nothing(bundle: Path, corpus: Path):
@@ -57,10 +57,18 @@ def test_threads_change_nothing(bundle: Path, corpus: Path):
     assert runtime.load(bundle, threads=3).parse(utterances) == runtime.load(bundle).parse(utterances)
 
 
-def test_the_runtime_needs_neither_torch_nor_transformers(bundle: Path, repository: Path):
+def test_the_first_of_several_is_the_one_that_is_given_alone(bundle: Path, corpus: Path):
+    parser = runtime.load(bundle)
+    utterances = [example.utterance for example in read_split(corpus, "eval")]
+    for (alone,), several in zip(parser.parse(utterances), parser.parse(utterances, 3), strict=True):
+        assert several[0].frame == alone.frame
+        assert len({str(hypothesis.frame) for hypothesis in several}) == len(several) == 3
+
+
+def test_the_runtime_needs_numpy_onnxruntime_and_tokenizers_alone(bundle: Path, repository: Path):
     code = (
         "import sys\n"
-        "for name in ('torch', 'transformers', 'pytorch_lightning'): sys.modules[name] = None\n"
+        "for name in ('torch', 'transformers', 'pytorch_lightning', 'faiss', 'safetensors'): sys.modules[name] = None\n"
         "from assistants import runtime\n"
         f"print(runtime.load({str(bundle)!r}).parse(['wake me at 6'])[0][0].frame)\n"
     )
@@ -104,8 +112,9 @@ def test_bundles_that_are_not(bundle: Path, tmp_path: Path):
     with pytest.raises(BundleError, match="E320"):
         runtime.load(tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BundleError, match="E326"):
+    with pytest.raises(BundleError) as caught:
         runtime.load(tmp_path / "empty")
+    assert caught.value.code == "E326"
     (tmp_path / "x.zip").write_bytes(b"no zip")
     with pytest.raises(BundleError, match="E321"):
         runtime.load(tmp_path / "x.zip")
@@ -134,6 +143,14 @@ def test_the_most_accurate_bundle_is_found(bundle: Path, tmp_path: Path):
 def test_zip_int8_only_and_its_size(bundle: Path, checkpoint: Path, tmp_path: Path):
     out = export(checkpoint, tmp_path / "tiny.zip", ["int8"])
     assert [entry.name for entry in tmp_path.iterdir()] == ["tiny.zip"]
+    content = out.read_bytes()
+    for place in range(0, len(content), len(content) // 60):
+        damaged = tmp_path / "damaged.zip"
+        damaged.write_bytes(content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :])
+        try:
+            runtime.load(damaged)  # some bytes of a zip mean nothing
+        except BundleError:
+            continue
     assert size(out) < size(bundle)
     with zipfile.ZipFile(out) as archive:
         assert "encoder.onnx" not in archive.namelist()

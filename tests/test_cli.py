@@ -1,5 +1,6 @@
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,19 @@ def test_evaluate_one_domain_folder(bundle: Path, corpus: Path, tmp_path: Path):
     assert list(json.loads((tmp_path / "o.json").read_text())["by_domain"]) == ["timer"]
 
 
+def test_a_bundle_keeps_its_own_figures(bundle: Path, corpus: Path, tmp_path: Path):
+    copy = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    before = json.loads((copy / "manifest.json").read_text())
+    words = ["evaluate", "--data-root", str(corpus), "--domains", "timer", "--json", str(tmp_path / "o.json"), "--keep"]
+    assert main(words) == 2
+    assert main([*words, "--bundle", str(copy)]) == 0
+    after = json.loads((copy / "manifest.json").read_text())
+    told = json.loads((tmp_path / "o.json").read_text())
+    assert after["metrics"]["by_domain"] == told["by_domain"] and list(told["by_domain"]) == ["timer"]
+    assert {**after, "metrics": None} == {**before, "metrics": None}
+    assert main(["parse", "--bundle", str(copy), "wake me at 6"]) == 0
+
+
 def test_parse_arguments_stdin_json_tree_n_best(bundle: Path, capsys, monkeypatch):
     assert main(["parse", "--bundle", str(bundle), "wake me at 6", "stop the timer"]) == 0
     plain = capsys.readouterr().out.splitlines()
@@ -51,10 +65,22 @@ def test_parse_arguments_stdin_json_tree_n_best(bundle: Path, capsys, monkeypatc
     assert "IN:" in capsys.readouterr().out
 
 
+def test_what_cannot_be_parsed_is_told_and_the_rest_is_parsed(bundle: Path, capsys, monkeypatch):
+    given = io.TextIOWrapper(io.BytesIO(b"wake me at 6\n\nstop \xff\nstop the timer\n"), encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", given)
+    assert main(["parse", "--bundle", str(bundle)]) == 2
+    told = capsys.readouterr()
+    assert len(told.out.splitlines()) == 2
+    for part in ("[E410] utterance 2", "[E412] utterance 3", "[E408] 2 utterance(s)"):
+        assert part in told.err
+
+
 def test_errors_go_to_stderr_with_status_2(tmp_path: Path, bundle: Path, corpus: Path, capsys):
     for words, code in (
         (["parse", "--bundle", str(tmp_path / "none"), "x"], "E320"),
         (["parse", "--bundle", str(bundle), "  "], "E410"),
+        (["export", "--checkpoint", "x", "--out", str(tmp_path), "--metrics", str(tmp_path / "none.json")], "E409"),
+        (["data", "verify", "--data-root", str(tmp_path)], "E220"),
         (["parse", "--bundle", str(bundle), "--n-best", "0", "x"], "E402"),
         (["evaluate", "--bundle", str(bundle), "--data-root", str(corpus), "--split", "dev"], "E203"),
         (["export", "--checkpoint", str(tmp_path / "none"), "--out", str(tmp_path / "o")], "E301"),

@@ -10,7 +10,7 @@ from data.topv2 import download as downloading
 from data.topv2 import verify as verifying
 from data.topv2.augment import swap_values, with_texts
 from data.topv2.describe import describe
-from data.topv2.errors import CorpusError, FrameError, MachineError
+from data.topv2.errors import CorpusError, FrameError, MachineError, UsageError
 from data.topv2.files import sha256, whole_folder, write_text
 from data.topv2.frame import Frame, Span
 from data.topv2.reader import Example, corpus_checksum, data_root, read_file, read_split, write_file
@@ -107,13 +107,28 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
 
 def test_a_failed_folder_leaves_the_old_one(tmp_path: Path):
     target = tmp_path / "bundle"
-    with whole_folder(target) as folder:
+    with whole_folder(target, ["a"]) as folder:
         (folder / "a").write_text("old")
-    with pytest.raises(MachineError, match="No space left"), whole_folder(target) as folder:
+    with pytest.raises(MachineError, match="No space left"), whole_folder(target, ["a"]) as folder:
         (folder / "a").write_text("new")
         raise OSError(28, "No space left on device")
     assert (target / "a").read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_folder_with_other_things_is_not_replaced(tmp_path: Path):
+    target = tmp_path / "runs"
+    (target / "best").mkdir(parents=True)
+    (target / "a.json").write_text("ours")
+    (target / "best" / "last.ckpt").write_text("theirs")
+    with pytest.raises(UsageError, match=r"E407.*last\.ckpt"), whole_folder(target, ["*.json"]):
+        raise AssertionError("nothing may be written")
+    assert (target / "best" / "last.ckpt").read_text() == "theirs"
+    with whole_folder(target, ["*.json", "*.ckpt"]) as folder:
+        (folder / "b.json").write_text("new")
+    assert [path.name for path in target.iterdir()] == ["b.json"]
+    with pytest.raises(UsageError, match="E407"), whole_folder(target / "b.json", ["*.json"]):
+        raise AssertionError("nothing may be written")
 
 
 def test_synthetic_corpus_is_large_distinct_and_the_same_everywhere():
@@ -269,6 +284,8 @@ def test_damaged_and_foreign_archives(tmp_path: Path, server):
     with pytest.raises(CorpusError, match=r"E221.*timer_train\.tsv"):
         downloading.download(tmp_path / "out", url)
     assert not (tmp_path / "out").exists()
+    handler.content = good
+    assert downloading.download(tmp_path / "out", url).is_dir(), "the wrong archive is not read again"
 
 
 def test_no_network_gives_the_manual_steps(tmp_path: Path):

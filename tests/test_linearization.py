@@ -132,6 +132,11 @@ def test_odd_utterances():
             _RANDOM(blank)
     with pytest.raises(UsageError, match="E411"):
         _RANDOM("wake me at 6 " * (10_000 // 13))
+    framed = PieceTokenizer(_RANDOM.backend, prefix=(1,), suffix=(1,))
+    for tokenizer, most in ((_RANDOM, MAX_PIECES), (framed, MAX_PIECES - 2)):
+        assert len(tokenizer("6 " * most)) == most
+        with pytest.raises(UsageError, match=f"E411.*; {most} are read"):
+            tokenizer("6 " * (most + 1))
     for text in ("😀 wake 😀", "ذكرني غدا", "wake\x00me", "﷽ " * 3, "don't"):
         source = _RANDOM(text)
         assert len(source) <= MAX_PIECES

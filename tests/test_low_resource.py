@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from data.topv2.errors import BundleError, UsageError
+from data.topv2.errors import BundleError, CorpusError, UsageError
 from data.topv2.frame import Frame
 from data.topv2.ontology import Ontology
 from data.topv2.reader import LOW_RESOURCE, read_split, write_file
@@ -108,6 +108,12 @@ def test_what_cannot_be_started_from(root: Path, repository: Path, tmp_path: Pat
         TOPv2DataModule(str(root), start=str(tmp_path / "none.ckpt")).setup("fit")
     with pytest.raises(UsageError, match="E404"):
         low_resource(tmp_path / "none.yaml", None, [tmp_path / "x.yaml"], str(root), ["weather"], [2], [])
+    for targets, spis, split in ((["waether"], [2], "E204"), (["weather"], [3], "E203")):
+        with pytest.raises(CorpusError, match=split):
+            low_resource(
+                repository / "configs" / "demo.yaml", None, [tmp_path / "x.yaml"], str(root), targets, spis, []
+            )
+    assert not list(tmp_path.iterdir()), "nothing may be trained before all splits are found"
     with pytest.raises(AssertionError, match="E305"):
         fit(
             tmp_path, root, repository, "--run=x", "--trainer.max_epochs=1", f"--data.start={checkpoint}",

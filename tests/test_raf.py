@@ -12,6 +12,7 @@ import torch
 from assistants import banks, runtime
 from assistants.bundle import Bundle
 from assistants.export import export
+from assistants.raf import RAFBundleParser
 from data.topv2.batches import EncodedCorpus
 from data.topv2.errors import BundleError, MachineError, UsageError
 from data.topv2.frame import Frame
@@ -381,7 +382,7 @@ def test_a_scenario_is_added_and_removed_without_training(raf_bundle: Path, tmp_
     assert main(["bank", "list", "--bundle", str(folder)]) == 0
     assert "0\t[IN:BREW_COFFEE [SL:COFFEE_AMOUNT * ] ]" in capsys.readouterr().out
     parser = runtime.load(folder)
-    assert isinstance(parser, runtime.RAFBundleParser)
+    assert isinstance(parser, RAFBundleParser)
     scenario = Scenario.parse(new)
     parser.config.scenarios = len(parser.table.bank)
     (candidates,) = parser.candidates(parser.tokenizer.batch(["brew two cups of coffee"]))
@@ -444,5 +445,7 @@ def test_calibration_is_written_into_the_checkpoint(raf_checkpoint: Path, corpus
 def test_only_raf_is_calibrated(checkpoint: Path, corpus: Path, raf_checkpoint: Path):
     with pytest.raises(UsageError, match="E443"):
         calibrate_checkpoint(checkpoint, [])
+    with pytest.raises(UsageError, match="E445"):
+        calibrate_checkpoint(raf_checkpoint.with_suffix(".safetensors"), [])
     with pytest.raises(UsageError, match="E444"):
         calibrate_checkpoint(raf_checkpoint, read_split(corpus, "eval")[:1])

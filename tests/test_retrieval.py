@@ -86,6 +86,12 @@ def test_bank_counts_covers_and_changes(corpus: Path, tmp_path: Path):
     assert again.digest == more.digest and again.count(again[0]) == more.count(more[0])
 
 
+def test_words_under_an_intent_are_no_part_of_a_scenario():
+    written = Scenario.parse("[IN:CREATE_ALARM set an alarm [SL:DATE_TIME at 6 ] ]")
+    assert written == Scenario.parse("[IN:CREATE_ALARM [SL:DATE_TIME ] ]")
+    assert Scenario.parse("[IN:CREATE_ALARM please [SL:DATE_TIME ] ]") == written
+
+
 def test_damaged_banks_are_refused(tmp_path: Path):
     path = tmp_path / "bank.json"
     with pytest.raises(BundleError, match=r"E341.*bank\.json"):
@@ -97,8 +103,9 @@ def test_damaged_banks_are_refused(tmp_path: Path):
         ('{"version": 1, "scenarios": ["[IN:A ]"]}', "E341"),
     ):
         path.write_text(content)
-        with pytest.raises(BundleError, match=code):
+        with pytest.raises(BundleError) as caught:
             ScenarioBank.load(path)
+        assert caught.value.code == code
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -14,6 +14,7 @@ import yaml
 from transformers import get_cosine_schedule_with_warmup
 
 from data.topv2.batches import PAD_TARGET, BatchStream, EncodedCorpus
+from data.topv2.errors import FramefillError
 from data.topv2.pruning import Pruning
 from lightning_modules.conv_nar import ConvNARModule
 from lightning_modules.datamodule import TOPv2DataModule
@@ -326,6 +327,30 @@ def test_mask_predict_model_reads_tokens():
         for tokens in ([-1, -1, -1, -1], [3, 10, -1, -1])
     )
     assert not torch.allclose(one, two)
+
+
+@pytest.mark.parametrize(
+    "row, code",
+    [
+        ("timer\tstop timers\t[IN:X [SL:Y stop timer ] s ]", "E1"),
+        (f"timer\t{'6 ' * 600}\t[IN:X {'6 ' * 600}]", "E411"),
+    ],
+)
+def test_a_training_row_that_cannot_be_encoded_is_named(row: str, code: str, corpus: Path, tmp_path: Path):
+    lines = (corpus / "timer_train.tsv").read_text().splitlines()
+    (tmp_path / "timer_train.tsv").write_text("\n".join([*lines[:3], row, *lines[3:]]) + "\n")
+    (tmp_path / "timer_eval.tsv").write_bytes((corpus / "timer_eval.tsv").read_bytes())
+    with pytest.raises(FramefillError, match=f"{code}.*timer_train.tsv:4"):
+        TOPv2DataModule(str(tmp_path), vocabulary=300).setup("fit")
+
+
+def test_frames_that_are_too_long_for_the_model_are_told_before_training(
+    tmp_path: Path, corpus: Path, repository: Path
+):
+    with pytest.raises(AssertionError, match=r"E428.*max_length"):
+        fit(tmp_path, corpus, repository, "--run=x", "--trainer.max_epochs=1", "--model.init_args.model.max_length=3")
+    with pytest.raises(AssertionError, match=r"E427.*reload_dataloaders_every_n_epochs"):
+        fit(tmp_path, corpus, repository, "--run=x", "--trainer.max_epochs=1", "--data.pruned=0.5")
 
 
 def test_configurations_that_cannot_work():

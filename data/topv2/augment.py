@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from data.topv2.frame import Frame, Intent, Node, Slot, Span
 from data.topv2.reader import Example
 
+#: Probability with which a slot of a variant is refilled.
+REFILLED = 0.5
 
-def swap_values(examples: Sequence[Example], copies: int, seed: int, share: float = 0.5) -> list[list[Example]]:
+
+def swap_values(examples: Sequence[Example], copies: int, seed: int) -> list[list[Example]]:
     """Variants of each row, whose slots hold the text of other rows' slots of the same label and domain.
+
+    Each slot is refilled with probability :data:`REFILLED`, and one at least.
 
     Args:
         examples: training rows.
         copies: variants drawn for each row; one that reads as the row itself is dropped, so a row without a slot
             that can be filled otherwise has none.
         seed: of the draws.
-        share: probability with which each slot is refilled; one at least is.
 
     Returns:
         The variants of each row, their scenarios those of the row.
@@ -34,7 +39,7 @@ def swap_values(examples: Sequence[Example], copies: int, seed: int, share: floa
         slots = list(_fillable(example.frame))
         variants = []
         for _ in range(copies if slots else 0):
-            chosen = rng.random(len(slots)) < share
+            chosen = rng.random(len(slots)) < REFILLED
             chosen[rng.integers(len(slots))] = True
             texts = {}
             for (label, span), refilled in zip(slots, chosen, strict=True):
@@ -43,7 +48,7 @@ def swap_values(examples: Sequence[Example], copies: int, seed: int, share: floa
                     texts[span] = others[rng.integers(len(others))]
             frame = with_texts(example.frame, texts)
             if frame.utterance != example.utterance:
-                variants.append(Example(example.domain, frame.utterance, frame))
+                variants.append(replace(example, utterance=frame.utterance, frame=frame))
         made.append(variants)
     return made
 

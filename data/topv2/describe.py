@@ -21,19 +21,18 @@ _STYLE = (
 )
 
 
-def describe(root: Path | str, out: Path | str, domains: Sequence[str] | None = None) -> Path:
+def describe(root: Path | str, out: Path | str) -> Path:
     """Writes the report; it holds counts and label names, no rows.
 
     Args:
         root: corpus folder.
         out: HTML file.
-        domains: domains to describe, None for all.
 
     Raises:
         CorpusError: the folder has no train split.
     """
-    splits = {"train": read_split(root, "train", domains)}
-    splits |= {name: read_split(root, name, domains) for name in SPLITS[1:] if list(Path(root).glob(f"*_{name}.tsv"))}
+    splits = {"train": read_split(root, "train")}
+    splits |= {name: read_split(root, name) for name in SPLITS[1:] if list(Path(root).glob(f"*_{name}.tsv"))}
     body = [f"<h1>{escape(Path(root).name)}</h1>", _counts(splits)]
     train = splits["train"]
     body += [

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data.topv2.errors import CorpusError, MachineError
-from data.topv2.files import whole_folder
+from data.topv2.files import UNREADABLE_ZIP, whole_folder
 from data.topv2.verify import official_sums, verify
 
 #: The link that the authors give; it redirects to a zip archive.
@@ -44,7 +44,7 @@ def download(
     try:
         archive = zipfile.ZipFile(io.BytesIO(part.read_bytes()))
         names = {member: _official_name(member) for member in archive.namelist()}
-        with whole_folder(root) as folder:
+        with whole_folder(root, ["*.tsv"]) as folder:
             for member, name in names.items():
                 if name is not None:
                     target = folder / name
@@ -52,13 +52,15 @@ def download(
                     target.write_bytes(archive.read(member))
             wrong = [check.name for check in verify(folder) if check.status == "changed"]
             if wrong or not any(folder.glob("*_train.tsv")):
+                # Kept, it would be read again by the next call, which finds nothing left to fetch.
+                part.unlink()
                 raise CorpusError(
                     "E221",
                     f"the archive is not the official TOPv2 1.1 ({', '.join(wrong) or 'no train files'}).",
                     where=url,
                     remedy="Try again later.",
                 )
-    except zipfile.BadZipFile as error:
+    except UNREADABLE_ZIP as error:
         part.unlink()
         raise CorpusError(
             "E222", f"the archive is damaged ({error}).", where=url, remedy="Run the command again; it starts afresh."

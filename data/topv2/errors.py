@@ -6,6 +6,8 @@ can print it as it stands and a caller can branch on ``code``.
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class FramefillError(ValueError):
     """Bad input or a broken file, told with its place and its remedy.
@@ -23,6 +25,10 @@ class FramefillError(ValueError):
         place = f"{where}: " if where else ""
         advice = f" {remedy}" if remedy else ""
         super().__init__(f"[{code}] {place}{what}{advice}")
+
+    def at(self, where: str) -> Self:
+        """The same error at this place."""
+        return type(self)(self.code, self.what, where=where, remedy=self.remedy)
 
 
 class FrameError(FramefillError):

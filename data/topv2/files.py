@@ -7,12 +7,18 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from data.topv2.errors import BundleError, MachineError
+from data.topv2.errors import BundleError, MachineError, UsageError
+
+#: What ``zipfile`` raises on reading a damaged archive, depending on which of its bytes are wrong.
+UNREADABLE_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
 
 def sha256(path: Path | str) -> str:
@@ -73,7 +79,7 @@ def read_json(path: Path | str, what: str, code: str) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BundleError(
-            code, f"cannot be read as {what} ({error}).", where=str(path), remedy="Export again."
+            code, f"cannot be read as {what} ({error}).", where=str(path), remedy="Check the path, or make it again."
         ) from error
 
 
@@ -94,15 +100,21 @@ def check_version(value: Mapping[str, Any], version: int, what: str, code: str, 
 
 
 @contextmanager
-def whole_folder(path: Path | str) -> Iterator[Path]:
+def whole_folder(path: Path | str, holds: Sequence[str]) -> Iterator[Path]:
     """Yields a temporary sibling folder that becomes ``path`` only when the block ends without an error.
 
     An existing folder at ``path`` is replaced at the very end and is untouched by a failure.
 
+    Args:
+        path: the folder.
+        holds: patterns of the names of files in such a folder; one with anything else in it is somebody's own.
+
     Raises:
+        UsageError: an existing folder holds another file, or ``path`` is a file.
         MachineError: an ``OSError`` inside the block (disk full, no permission).
     """
     path = Path(path)
+    _refuse_to_lose(path, holds)
     staging: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,6 +133,18 @@ def whole_folder(path: Path | str) -> Iterator[Path]:
     finally:
         if staging is not None and staging.exists():
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def _refuse_to_lose(path: Path, holds: Sequence[str]) -> None:
+    files = [path] if path.is_file() else (file for file in path.rglob("*") if not file.is_dir())
+    for file in files:
+        if file == path or not any(fnmatch(file.name, pattern) for pattern in holds):
+            raise UsageError(
+                "E407",
+                f"{file.relative_to(path.parent)} would be lost if this folder were written.",
+                where=str(path),
+                remedy="Name a new folder, or move away what is there.",
+            )
 
 
 def _machine_error(path: Path, error: OSError) -> MachineError:

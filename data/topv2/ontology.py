@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data.topv2.errors import BundleError, FrameError
-from data.topv2.files import check_version, read_json, write_json
+from data.topv2.files import check_version, write_json
 from data.topv2.frame import Frame, Intent, Slot, Span
 
 #: Format of the JSON file; a reader refuses a newer one.
@@ -175,12 +175,3 @@ class Ontology:
     def save(self, path: Path | str) -> None:
         """Writes the ontology as JSON."""
         write_json(path, self.to_dict())
-
-    @classmethod
-    def load(cls, path: Path | str) -> Ontology:
-        """Reads what :meth:`save` wrote.
-
-        Raises:
-            BundleError: the file is missing or not an ontology.
-        """
-        return cls.from_dict(read_json(path, "an ontology", "E311"), where=str(path))

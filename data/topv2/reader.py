@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.topv2.errors import CorpusError, FrameError
@@ -28,11 +28,19 @@ HEADERS = (HEADER, ("domain", "utterance", "seqlogical"))
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row: its domain, the raw utterance, and the gold frame over it (full form)."""
+    """One row.
+
+    Attributes:
+        domain: first column.
+        utterance: raw text.
+        frame: the gold frame over it, in full form.
+        where: file and line that it was read from, to name it in an error.
+    """
 
     domain: str
     utterance: str
     frame: Frame
+    where: str = field(default="", compare=False, repr=False)
 
 
 def data_root(path: Path | str | None = None) -> Path:
@@ -161,10 +169,10 @@ def _row(line: str, where: str) -> Example:
             "E211", "the utterance (column 2) is empty.", where=where, remedy="Remove the row or fill it."
         )
     try:
-        return Example(domain, utterance, Frame.parse(parse, utterance, where=f"{where}, column 3"))
+        return Example(domain, utterance, Frame.parse(parse, utterance, where=f"{where}, column 3"), where)
     except FrameError as error:
         if not error.where:
-            raise FrameError(error.code, error.what, where=f"{where}, column 3", remedy=error.remedy) from error
+            raise error.at(f"{where}, column 3") from error
         raise
 
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 #: One atom per match; a piece never spans two. Onigurama syntax, read by ``tokenizers``.
 ATOM = r"▁?(?:[\p{L}\p{M}]+?(?=n['’]t(?![\p{L}\p{M}]))|n(?=['’]t(?![\p{L}\p{M}]))|[\p{L}\p{M}]+|\p{N}+|[^\s▁])"
-#: Longest utterance that is parsed, in pieces; TOPv2's longest has under 80.
+#: Longest utterance that is parsed, in pieces and special tokens together, as many as BERT and RoBERTa have places for;
+#: TOPv2's longest has under 80 pieces.
 MAX_PIECES = 512
 
 
@@ -83,6 +84,11 @@ class PieceTokenizer:
         backend.no_padding()
 
     @property
+    def longest(self) -> int:
+        """Pieces that an utterance may have, which leaves places for the special tokens."""
+        return MAX_PIECES - len(self.prefix) - len(self.suffix)
+
+    @property
     def vocab_size(self) -> int:
         """Number of piece ids."""
         return self.backend.get_vocab_size()
@@ -91,13 +97,21 @@ class PieceTokenizer:
         """The utterance in pieces, without special tokens.
 
         Raises:
-            UsageError: the utterance is blank or longer than :data:`MAX_PIECES` pieces.
+            UsageError: the utterance is blank, no valid Unicode, or longer than :attr:`longest`.
         """
         return self.batch([utterance])[0]
 
     def batch(self, utterances: Sequence[str]) -> list[Source]:
         """As :meth:`__call__` for many utterances at once."""
-        encodings = self.backend.encode_batch(list(utterances), add_special_tokens=False)
+        try:
+            encodings = self.backend.encode_batch(list(utterances), add_special_tokens=False)
+        except TypeError as error:
+            wrong = next((text for text in utterances if any("\ud800" <= c <= "\udfff" for c in text)), None)
+            if wrong is None:
+                raise
+            raise UsageError(
+                "E412", f"the utterance {wrong[:20]!r} is no valid Unicode.", remedy="Pass text in UTF-8."
+            ) from error
         return [self._source(text, encoding) for text, encoding in zip(utterances, encodings, strict=True)]
 
     def _source(self, text: str, encoding: Any) -> Source:
@@ -122,10 +136,10 @@ class PieceTokenizer:
             raise UsageError(
                 "E410", f"the utterance {text[:20]!r} holds no word.", remedy="Pass at least one visible character."
             )
-        if len(ids) > MAX_PIECES:
+        if len(ids) > self.longest:
             raise UsageError(
                 "E411",
-                f"the utterance of {len(text)} characters makes {len(ids)} pieces; {MAX_PIECES} are read at most.",
+                f"the utterance of {len(text)} characters makes {len(ids)} pieces; {self.longest} are read at most.",
                 remedy="Pass one request at a time.",
             )
         return Source(text, tuple(ids), tuple(starts), tuple(ends), tuple(atoms))
@@ -155,21 +169,6 @@ class PieceTokenizer:
             raise BundleError(
                 "E312", f"not a framefill tokenizer ({error}).", where=where, remedy="Export again."
             ) from error
-
-    @classmethod
-    def load(cls, path: Path | str) -> PieceTokenizer:
-        """Reads what :meth:`save` wrote.
-
-        Raises:
-            BundleError: the file is missing or not a tokenizer.
-        """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BundleError(
-                "E312", f"cannot be read as a tokenizer ({error}).", where=str(path), remedy="Export again."
-            ) from error
-        return cls.from_json(text, where=str(path))
 
     @classmethod
     def train_sentencepiece(
@@ -227,8 +226,9 @@ class PieceTokenizer:
         """
         from transformers import AutoTokenizer
 
+        place = locate(name)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(locate(name), use_fast=True)
+            tokenizer = AutoTokenizer.from_pretrained(place, use_fast=True)
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise UsageError(

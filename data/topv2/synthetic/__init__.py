@@ -67,7 +67,7 @@ def write_corpus(
         MachineError: the disk is full or the folder cannot be written.
     """
     root = Path(root)
-    with whole_folder(root) as folder:
+    with whole_folder(root, ["*.tsv"]) as folder:
         for split, examples in generate(seed, train, evaluation, test).items():
             for domain in TEMPLATES:
                 rows = [example for example in examples if example.domain == domain]
