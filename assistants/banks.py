@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load, save
 
-from assistants.bundle import FILES, MANIFEST, Bundle
+from assistants.bundle import FILES, MANIFEST, Bundle, changeable
 from data.topv2.errors import BundleError
 from data.topv2.files import sha256, whole_folder, write_bytes, write_json
 from parsers.raf.parser import ScenarioTable
@@ -84,9 +84,7 @@ def change(path: Path | str, edit: Callable[[ScenarioTable], ScenarioTable]) -> 
         MachineError: the disk is full; the bundle is left as it was.
     """
     path = Path(path)
-    if path.is_file():
-        raise BundleError("E329", "a zip is not changed in place.", where=str(path), remedy="Unpack it into a folder.")
-    bundle = Bundle(path)
+    bundle = changeable(path)
     table = edit(read(bundle))
     with whole_folder(path, FILES) as staging:
         manifest = dict(bundle.manifest)

@@ -107,17 +107,28 @@ class Bundle:
             ) from error
 
 
-def keep_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
-    """Writes figures of the bundle itself into the manifest of a bundle folder.
+def changeable(path: Path | str) -> Bundle:
+    """A bundle that is about to be changed.
 
     Raises:
-        BundleError: the manifest cannot be read, or the bundle is a zip.
+        BundleError: as :class:`Bundle`, or it is a zip.
+    """
+    if Path(path).is_file():
+        raise BundleError("E329", "a zip is not changed in place.", where=str(path), remedy="Unpack it into a folder.")
+    return Bundle(path)
+
+
+def keep_metrics(bundle: Bundle, metrics: Mapping[str, Any]) -> None:
+    """Writes figures of the bundle itself into its manifest.
+
+    Args:
+        bundle: as :func:`changeable` gives it.
+        metrics: the figures.
+
+    Raises:
         MachineError: the disk is full; the manifest is left as it was.
     """
-    bundle = Bundle(path)
-    if path.is_file():
-        raise BundleError("E329", "a zip is not changed in place.", where=str(path), remedy="Unpack it into a folder.")
-    write_json(path / MANIFEST, {**bundle.manifest, "metrics": dict(metrics)})
+    write_json(bundle.path / MANIFEST, {**bundle.manifest, "metrics": dict(metrics)})
 
 
 def most_accurate(folder: Path) -> Path | None:

@@ -46,15 +46,24 @@ class RAFBundleParser(RAFParser, BundleParser):
 
     @classmethod
     def of(
-        cls, bundle: Bundle, graphs: Mapping[str, bytes], tokenizer: PieceTokenizer, ontology: Ontology
+        cls, bundle: Bundle, suffix: str, shared: Mapping[str, bytes], tokenizer: PieceTokenizer, ontology: Ontology
     ) -> RAFBundleParser:
-        """The parser of a bundle whose other files are read already.
+        """The parser of a bundle.
+
+        Args:
+            bundle: what it is read from.
+            suffix: of the names of quantized graphs' files.
+            shared: graphs that other kinds of parser have as well, read already.
+            tokenizer: cuts utterances.
+            ontology: labels and nesting of what can be composed.
 
         Raises:
-            BundleError: the bank is missing or damaged.
+            BundleError: a graph or the bank is missing or damaged.
         """
+        own = {"fill": bundle.read("fill" + suffix)}
+        own |= {name: bundle.read(f"{name}.onnx") for name in ("query", "describe")}
         decoding = RAFDecodingConfig(**bundle.manifest["decoding"])
-        return cls(RAFOnnxBackend(graphs), tokenizer, ontology, banks.read(bundle), decoding)
+        return cls(RAFOnnxBackend({**shared, **own}), tokenizer, ontology, banks.read(bundle), decoding)
 
     def add(self, scenarios: Iterable[Scenario]) -> None:
         """Makes scenarios known without training, from then on and in this process; ``framefill bank add`` keeps them.

@@ -120,9 +120,7 @@ def load(path: Path | str, precision: str | None = None, threads: int = 1) -> Bu
         if "scenarios" in bundle.manifest:
             from assistants.raf import RAFBundleParser
 
-            graphs["fill"] = bundle.read("fill" + PRECISIONS[precision])
-            graphs |= {name: bundle.read(f"{name}.onnx") for name in ("query", "describe")}
-            parser = RAFBundleParser.of(bundle, graphs, tokenizer, ontology)
+            parser = RAFBundleParser.of(bundle, PRECISIONS[precision], graphs, tokenizer, ontology)
         else:
             backend = OnnxBackend(graphs)
             parser = BundleParser(backend, tokenizer, ontology, form, DecodingConfig(**decoding))

@@ -4,8 +4,8 @@
 
 `gold scenario given` fills the gold scenario of every row whose scenario is in the bank; `gold in top n` counts the rows
 where it is also among the first n that are retrieved, out of all rows (Shrivastava et al. 2022, oracles). The modules
-alone are the paper's way (retrieval and filling, never leaving the bank) and the span pointer on the same encoder. The rows are those that
-calibration was not fitted on.
+alone are the paper's way (retrieval and filling, never leaving the bank) and the span pointer on the same encoder. The
+rows are those that calibration was not fitted on.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from rich.progress import track
 from data.topv2.files import write_bytes, write_json
 from data.topv2.pictures import canvas, png
 from data.topv2.reader import corpus_checksum, data_root, read_split
+from lightning_modules.calibration import REPORTED
 from lightning_modules.checkpoints import load_module
 from lightning_modules.evaluation import environment
 from lightning_modules.metrics import RECALL_AT
@@ -40,8 +41,7 @@ def main() -> None:
     options.add_argument("--out", type=Path, default=Path("results/raf_retrieval.json"))
     given = options.parse_args()
     root = data_root(given.data_root)
-    # `framefill calibrate` fits on every other row, from the first on.
-    examples = read_split(root, given.split)[1::2]
+    examples = read_split(root, given.split)[REPORTED]
     examples = examples[:: max(1, len(examples) // given.rows)] if given.rows else examples
     parser = load_module(given.checkpoint)[0].parser()
     if not isinstance(parser, RAFParser):

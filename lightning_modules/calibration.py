@@ -22,6 +22,8 @@ from retrieval.scenario import Scenario
 
 #: Utterances whose candidates are found together.
 CHUNK = 256
+#: Rows that are fitted on, and those that are reported on.
+FITTED, REPORTED = slice(0, None, 2), slice(1, None, 2)
 
 
 def calibrate_checkpoint(
@@ -71,8 +73,8 @@ def calibrate_checkpoint(
             exact.append([parser.form.decode(candidate.tokens, source) == gold for candidate in candidates])
         if progress is not None:
             progress(len(chunk))
-    config, _ = calibrate(found[::2], exact[::2], module.decoding)
-    held_out = list(zip(examples[1::2], found[1::2], exact[1::2], strict=True))
+    config, _ = calibrate(found[FITTED], exact[FITTED], module.decoding)
+    held_out = list(zip(examples[REPORTED], found[REPORTED], exact[REPORTED], strict=True))
     checkpoint = read_checkpoint(path)
     checkpoint["framefill"]["decoding"] = asdict(config)
     buffer = BytesIO()
@@ -80,7 +82,7 @@ def calibrate_checkpoint(
     write_bytes(path, buffer.getvalue())
     return {
         "decoding": asdict(config),
-        "rows": {"fitted": len(found[::2]), "reported": len(held_out)},
+        "rows": {"fitted": len(found[FITTED]), "reported": len(held_out)},
         "before": _figures(held_out, module.decoding, parser),
         "after": _figures(held_out, config, parser),
     }

@@ -136,10 +136,8 @@ class NonAutoregressiveParser:
         if self.config.rescored:
             found = self._rescored(encoded, found)
         for row, decoded in enumerate(found):
-            yield [
-                self._hypothesis(d, sources[row], ranked[row], prior[row])
-                for d in (decoded[:1] if n_best == 1 else decoded)
-            ]
+            told = decoded[: 1 if n_best == 1 else None]
+            yield [self._hypothesis(d, sources[row], ranked[row], prior[row]) for d in told]
 
     def _encode(self, sources: list[Source]) -> Encoded:
         pieces, mask = pad(sources, self.tokenizer.pad_id)

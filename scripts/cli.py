@@ -9,7 +9,7 @@ import argparse
 import io
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -264,8 +264,12 @@ def _evaluate(options: Any) -> None:
     from data.topv2.reader import corpus_checksum, data_root, read_split
     from lightning_modules.evaluation import evaluate, table, write_record
 
-    if options.keep and options.bundle is None:
-        raise UsageError("E415", "--keep needs --bundle: figures are kept in its manifest.")
+    if options.keep:
+        from assistants.bundle import changeable, keep_metrics
+
+        if options.bundle is None:
+            raise UsageError("E415", "--keep needs --bundle: figures are kept in its manifest.")
+        kept_in = changeable(options.bundle)
     root = data_root(options.data_root)
     examples = read_split(root, options.split, options.domains)
     parser, made = _load(options)
@@ -280,21 +284,15 @@ def _evaluate(options: Any) -> None:
         checksum = corpus_checksum(root, options.split, options.domains)
         write_record(options.json, metrics, {**made, "split": options.split, "evaluated_on": checksum})
     if options.keep:
-        from assistants.bundle import keep_metrics
-
-        keep_metrics(options.bundle, metrics)
+        keep_metrics(kept_in, metrics)
 
 
 def _parse(options: Any) -> None:
     if options.n_best < 1:
         raise UsageError("E402", f"--n-best {options.n_best} must be at least 1.")
     parser, _ = _load(options)
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        # Bytes that are no text are refused with their line, like any other utterance that cannot be read.
-        sys.stdin.reconfigure(errors="surrogateescape")
-    given = options.utterances or (line.rstrip("\n") for line in sys.stdin)
     refused = 0
-    for number, utterance in enumerate(given, start=1):
+    for number, utterance in enumerate(options.utterances or _lines(), start=1):
         try:
             hypotheses = parser.parse([utterance], options.n_best)[0]
         except UsageError as error:
@@ -315,6 +313,14 @@ def _parse(options: Any) -> None:
                 print(frame if options.n_best == 1 else f"{hypothesis.score:.3f}\t{frame}", flush=True)
     if refused:
         raise UsageError("E408", f"{refused} utterance(s) were not parsed.", remedy="See above; all others were.")
+
+
+def _lines() -> Iterator[str]:
+    """Lines of standard input; bytes that are no text stay in them, to be refused like any other bad utterance."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
+    for line in sys.stdin:
+        yield line.rstrip("\n")
 
 
 def _changes(words: Sequence[str]) -> dict[str, Any]:

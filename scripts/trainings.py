@@ -61,7 +61,7 @@ def record(run: str) -> dict[str, Any]:
 
 def recorded(run: str, pattern: str) -> list[str]:
     """Last parts of the names ``run/...`` of trainings that are done and fit a glob pattern."""
-    return [path.parent.name for path in Path("results", run).glob(f"{pattern}/metrics.json")]
+    return [path.parent.name for path in Path().glob(str(_path(f"{run}/{pattern}")))]
 
 
 def _path(run: str) -> Path:

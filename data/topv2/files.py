@@ -136,15 +136,16 @@ def whole_folder(path: Path | str, holds: Sequence[str]) -> Iterator[Path]:
 
 
 def _refuse_to_lose(path: Path, holds: Sequence[str]) -> None:
-    files = [path] if path.is_file() else (file for file in path.rglob("*") if not file.is_dir())
-    for file in files:
-        if file == path or not any(fnmatch(file.name, pattern) for pattern in holds):
-            raise UsageError(
-                "E407",
-                f"{file.relative_to(path.parent)} would be lost if this folder were written.",
-                where=str(path),
-                remedy="Name a new folder, or move away what is there.",
-            )
+    files = (file for file in path.rglob("*") if not file.is_dir())
+    others = (file for file in files if not any(fnmatch(file.name, pattern) for pattern in holds))
+    lost = path if path.is_file() else next(others, None)
+    if lost is not None:
+        raise UsageError(
+            "E407",
+            f"{lost.relative_to(path.parent)} would be lost if this folder were written.",
+            where=str(path),
+            remedy="Name a new folder, or move away what is there.",
+        )
 
 
 def _machine_error(path: Path, error: OSError) -> MachineError:

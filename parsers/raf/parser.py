@@ -213,7 +213,7 @@ class RAFParser(NonAutoregressiveParser):
                 Hypothesis(
                     self.form.decode(candidate.tokens, source), candidate.score, {"tokens": candidate.tokens, **trace}
                 )
-                for candidate in (candidates[:1] if n_best == 1 else candidates)
+                for candidate in candidates[: 1 if n_best == 1 else None]
             ]
 
     def vectors(self, utterances: Sequence[str]) -> np.ndarray:
