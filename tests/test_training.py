@@ -332,7 +332,7 @@ def test_mask_predict_model_reads_tokens():
 @pytest.mark.parametrize(
     "row, code",
     [
-        ("timer\tstop timers\t[IN:X [SL:Y stop timer ] s ]", "E1"),
+        ("timer\tstop timers\t[IN:X [SL:Y stop timer ] s ]", "E133"),
         (f"timer\t{'6 ' * 600}\t[IN:X {'6 ' * 600}]", "E411"),
     ],
 )
