@@ -2,7 +2,8 @@
 
     python -m benchmarks.decoding --checkpoint runs/conv_nar/best.ckpt --data-root $TOPV2_DIR
 
-Nothing is trained: what differs is how lengths and tokens are chosen from the same scores.
+Nothing is trained: what differs is how lengths and tokens are chosen from the same scores. A parser with a rescorer is
+measured with it too.
 """
 
 from __future__ import annotations
@@ -37,17 +38,23 @@ def main() -> None:
     module, made = load_module(given.checkpoint)
     assert isinstance(module.decoding, DecodingConfig), "only non-autoregressive parsers choose a length"
     trained = module.decoding
+    ways = {
+        "constrained": replace(trained, rescored=0),
+        "best tokens": replace(trained, constrained=False, rescored=0),
+    }
+    if trained.rescored:
+        ways = {"rescored": trained, **ways}
     found: dict[str, dict[str, Any]] = {}
     with Progress() as bar:
-        task = bar.add_task("parsing", total=2 * len(given.beams) * len(examples))
-        for constrained in (True, False):
+        task = bar.add_task("parsing", total=len(ways) * len(given.beams) * len(examples))
+        for way, decoding in ways.items():
             for beam in given.beams:
-                module.decoding = replace(trained, length_beam=beam, constrained=constrained)
+                module.decoding = replace(decoding, length_beam=beam)
                 parser = module.parser()
                 metrics = evaluate(
                     parser, examples, parser.ontology.valid, progress=lambda done: bar.advance(task, done)
                 )
-                name = f"{'constrained' if constrained else 'best tokens'}, beam {beam}"
+                name = f"{way}, beam {beam}"
                 found[name] = {figure: metrics[figure] for figure in FIGURES}
                 bar.console.print(name, found[name])
     checksum = corpus_checksum(root, given.split)

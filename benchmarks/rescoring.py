@@ -4,6 +4,8 @@
 
 Every row gets the decoder's frames, best first, scored by decoder and rescorer; weights and margins then choose from the
 same scores. `judged` is the share of rows with a second frame within the margin, the only ones that cost another pass.
+`endpoints_only` is exact match where nothing competes but frames with the scenario of the decoder's first: there the
+rescorer chooses the endpoints of all spans together and no label.
 """
 
 from __future__ import annotations
@@ -28,9 +30,10 @@ MARGINS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
 
 @dataclass(frozen=True)
 class Scored:
-    """A frame of the list: whether it is the gold one, and its log-probabilities."""
+    """A frame of the list: whether it is the gold one, its scenario, and its log-probabilities."""
 
     exact: bool
+    scenario: str
     decoder: float
     rescorer: float
 
@@ -79,10 +82,13 @@ def _scored(parsers: list[Any], utterances: list[str], golds: list[Any], frames:
     """The frames of each utterance, in the decoder's order."""
     assert all(isinstance(parser, NonAutoregressiveParser) for parser in parsers)
     by_decoder, by_rescorer = (parser.parse(utterances, n_best=frames) for parser in parsers)
-    found = []
+    found: list[list[Scored]] = []
     for gold, composed, judged in zip(golds, by_decoder, by_rescorer, strict=True):
         second = {tuple(h.trace["tokens"]): h.score for h in judged}
-        found.append([Scored(h.frame == gold, h.score, second[tuple(h.trace["tokens"])]) for h in composed])
+        found.append([])
+        for h in composed:
+            assert h.frame is not None, "frames that are rescored come from the search among well-formed ones"
+            found[-1].append(Scored(h.frame == gold, h.frame.scenario(), h.score, second[tuple(h.trace["tokens"])]))
     return found
 
 
@@ -100,16 +106,22 @@ def summary(rows: list[list[Scored]]) -> dict[str, Any]:
         near = [frame for frame in row if frame.decoder >= row[0].decoder - margin]
         return max(near, key=lambda f: (1 - weight) * f.decoder + weight * f.rescorer).exact
 
+    kept = [[frame for frame in row if frame.scenario == row[0].scenario] for row in rows]
+
     return {
         "count": len(rows),
-        "exact_match": {
-            f"margin {margin:g}": {f"{weight:g}": percent([choice(row, weight, margin) for row in rows]) for weight in WEIGHTS}
-            for margin in MARGINS
+        **{
+            name: {
+                f"margin {margin:g}": {f"{weight:g}": percent([choice(row, weight, margin) for row in lists]) for weight in WEIGHTS}
+                for margin in MARGINS
+            }
+            for name, lists in (("exact_match", rows), ("endpoints_only", kept))
         },
         "judged": {
             f"{margin:g}": percent([len(row) > 1 and row[1].decoder >= row[0].decoder - margin for row in rows])
             for margin in MARGINS
         },
+        "gold_among_endpoints": percent([any(frame.exact for frame in row) for row in kept]),
         "gold_in_top": {
             str(n): percent([any(frame.exact for frame in row[:n]) for row in rows])
             for n in range(1, 1 + max(len(row) for row in rows))

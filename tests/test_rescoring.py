@@ -11,7 +11,7 @@ import torch
 
 from assistants import runtime
 from assistants.export import export
-from benchmarks import rescoring
+from benchmarks import decoding, rescoring
 from benchmarks.rescoring import Scored
 from data.topv2.linearization import TargetIds
 from data.topv2.reader import read_split
@@ -125,12 +125,17 @@ def test_its_worth_is_measured(trained: Path, corpus: Path, tmp_path: Path, monk
     assert list(found["gold_in_top"]) == ["1", "2", "3", "4"]
     assert {by_weight["0"] for by_weight in found["exact_match"].values()} == {found["gold_in_top"]["1"]}
     assert out.with_suffix(".png").stat().st_size > 1000
+    monkeypatch.setattr(sys, "argv", [*words[:-2], "--beams", "2"])
+    decoding.main()
+    found = json.loads(out.read_text())
+    assert set(found) >= {"rescored, beam 2", "constrained, beam 2", "best tokens, beam 2"}
+    assert found["constrained, beam 2"]["well_formed"] == 100.0
 
 
 def test_weights_and_margins_choose_from_the_same_frames():
     rows = [
-        [Scored(False, -1.0, -5.0), Scored(True, -2.5, -1.0), Scored(False, -9.0, -0.1)],
-        [Scored(True, -1.0, -2.0)],
+        [Scored(False, "a", -1.0, -5.0), Scored(True, "b", -2.5, -1.0), Scored(False, "a", -9.0, -0.1)],
+        [Scored(True, "a", -1.0, -2.0)],
     ]
     found = rescoring.summary(rows)
     assert found["exact_match"]["margin 1"] == {f"{weight:g}": 50.0 for weight in rescoring.WEIGHTS}
@@ -140,6 +145,18 @@ def test_weights_and_margins_choose_from_the_same_frames():
     assert found["exact_match"]["margin 8"]["1"] == 50.0
     assert found["judged"] == {"1": 0.0, "2": 50.0, "3": 50.0, "4": 50.0, "6": 50.0, "8": 50.0}
     assert found["gold_in_top"] == {"1": 50.0, "2": 100.0, "3": 100.0}
+
+
+def test_endpoints_are_chosen_among_frames_of_one_scenario():
+    near = Scored(True, "a", -2.0, -1.0)
+    rows = [
+        [Scored(False, "a", -1.0, -4.0), Scored(False, "b", -1.5, -0.5), near],
+        [Scored(False, "b", -1.0, -4.0), near],
+    ]
+    found = rescoring.summary(rows)
+    assert found["endpoints_only"]["margin 2"]["0.5"] == 50.0
+    assert found["gold_among_endpoints"] == 50.0
+    assert found["exact_match"]["margin 2"]["0.5"] == 50.0  # the first row's other scenario wins, the second row's gold
 
 
 def test_a_bundle_may_decode_otherwise(trained: Path, tmp_path: Path, capsys):
