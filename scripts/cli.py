@@ -269,6 +269,11 @@ def _evaluate(options: Any) -> None:
 
         if options.bundle is None:
             raise UsageError("E415", "--keep needs --bundle: figures are kept in its manifest.")
+        if options.domains or options.split != "eval":
+            raise UsageError(
+                "E415", "--keep is for the figures of all domains on eval, for those of other rows compare with no other's.",
+                remedy="Leave --domains and --split out, or --keep.",
+            )  # fmt: skip
         kept_in = changeable(options.bundle)
     root = data_root(options.data_root)
     examples = read_split(root, options.split, options.domains)

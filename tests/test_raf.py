@@ -246,6 +246,9 @@ def test_reading_together_does_not_depend_on_padding(tmp_path: Path):
     cut = torch.tensor([gloss[:-2]])
     other = model.fill_together(torch.tensor([long]), None, cut, torch.ones_like(cut, dtype=torch.bool), leaves[1:])
     assert torch.allclose(together[1:], other, atol=1e-4)
+    endless = torch.full((1, 500), long[0])
+    with pytest.raises(UsageError, match="E411"):
+        model.fill_together(endless, None, cut, torch.ones_like(cut, dtype=torch.bool), leaves[1:])
 
 
 @pytest.mark.parametrize("paper", [{"filling": "together"}, {"encoders": "separate"}])

@@ -13,6 +13,7 @@ from data.topv2.tokenization import PieceTokenizer
 from lightning_modules.checkpoints import load_module
 from lightning_modules.nar import NAROptimizationConfig
 from lightning_modules.span_pointer import SpanPointerModule
+from parsers.mask_predict import MASKED
 from parsers.pretrained import EncoderConfig, PretrainedEncoder, load_transformer
 from parsers.span_pointer.model import SpanPointerConfig
 from tests.encoders import FAMILIES, save_encoder
@@ -98,6 +99,24 @@ def test_embeddings_stay_as_they_are_when_asked(tmp_path: Path):
     model = module.make_model(PieceTokenizer.from_pretrained(str(folder)), 9)
     still = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
     assert still == ["encoder.transformer.embeddings.word_embeddings.weight"]
+
+
+@pytest.mark.parametrize("attend", [True, False])
+def test_target_places_see_each_other_if_they_may(attend: bool, tmp_path: Path):
+    folder = save_encoder(tmp_path / "bert", "bert", ["wake me at 6"] * 20)
+    module = _module(folder)
+    module.config.decoder_self_attention = attend
+    tokenizer = PieceTokenizer.from_pretrained(str(folder))
+    model = module.make_model(tokenizer, 9).eval()
+    pieces, lengths = torch.tensor([tokenizer("wake me at 6").ids]), torch.tensor([4])
+    memory, _ = model.encode(pieces, None)
+    hidden = torch.full((1, 6), MASKED)
+    # Two places more at the end, which are masked or not: only attention among places could carry that to the first.
+    seen = torch.arange(6)[None] < 4
+    cut, whole = (
+        model.decode_groups(memory, pieces, None, [hidden], [mask], lengths) for mask in (seen, torch.ones_like(seen))
+    )
+    assert torch.allclose(cut.view(6, -1)[:4], whole.view(6, -1)[:4], atol=1e-5) == (not attend)
 
 
 def test_encoders_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from transformers import PreTrainedModel
 
+from data.topv2.errors import UsageError
+from data.topv2.tokenization import MAX_PIECES
 from parsers.encoders import TransformerBlock
 from parsers.layout import Layout
 from parsers.pretrained import PretrainedEncoder
@@ -224,11 +226,22 @@ class RAF(SpanPointer):
 
         Returns:
             Log-probabilities of first and last piece ``[B, L, S, S]``.
+
+        Raises:
+            UsageError: both together are longer than the encoder reads.
         """
         size = pieces.shape[1]
         here = torch.ones_like(pieces, dtype=torch.bool) if mask is None else mask
         assert isinstance(self.encoder, PretrainedEncoder)
         between = self.encoder.suffix.expand(len(pieces), -1)
+        special = len(self.encoder.prefix) + 2 * between.shape[1]
+        longest = special + int((here.sum(dim=1) + gloss_mask.sum(dim=1)).max())
+        if longest > MAX_PIECES:
+            raise UsageError(
+                "E411",
+                f"an utterance and a scenario make {longest} pieces together; {MAX_PIECES} are read at most.",
+                remedy="Pass one request at a time, or train with filling: table, which reads them apart.",
+            )
         kept = torch.cat((here, torch.ones_like(between, dtype=torch.bool), gloss_mask), dim=1)
         # Padding goes behind the scenario, for places are counted from the left.
         order = (~kept).to(torch.int8).sort(dim=1, stable=True).indices
