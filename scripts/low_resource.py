@@ -9,7 +9,7 @@ from pathlib import Path
 from data.topv2.files import write_bytes, write_json
 from data.topv2.pictures import canvas, png
 from data.topv2.reader import data_root, split_files
-from scripts.trainings import fit, name_of, record, recorded
+from scripts.trainings import done, fit, name_of, record, recorded
 
 
 def low_resource(
@@ -22,6 +22,8 @@ def low_resource(
     extra: Sequence[str],
 ) -> Path:
     """Trains the source parser, fine-tunes it for every target domain and number of samples, writes curve and plot.
+
+    The source parser is trained again where its record is there but not its checkpoint, and a point is missing.
 
     Args:
         config: of the parser.
@@ -48,21 +50,19 @@ def low_resource(
             split_files(folder, split, targets)
     split_files(folder, "eval", targets)
     sources = [domain for domain in known if domain not in targets]
-    common = ("--config", str(config))
+    common = ("--config", str(config), "--data.root", str(folder))
     shorter = [] if source_training is None else ["--config", str(source_training)]
+    missing = [(target, samples) for target in targets for samples in spis if not done(f"{run}/{target}_{samples}")]
     source = fit(
-        f"{run}/source",
-        [*common, *shorter, "--data.root", str(folder), f"--data.domains={json.dumps(sources)}", *extra],
+        f"{run}/source", [*common, *shorter, f"--data.domains={json.dumps(sources)}", *extra], needed=bool(missing)
     )
     tuned = [word for path in fine_tuning for word in ("--config", str(path))]
-    for target in targets:
-        for samples in spis:
-            words = [
-                *common, *tuned, "--data.root", str(folder), f"--data.domains=[{target}]",
-                f"--data.train_split=train_{samples}spis", f"--data.eval_split=valid_{samples}spis",
-                "--data.report_split=eval", f"--data.start={source}", *extra,
-            ]  # fmt: skip
-            fit(f"{run}/{target}_{samples}", words)
+    for target, samples in missing:
+        words = [
+            *common, *tuned, f"--data.domains=[{target}]", f"--data.train_split=train_{samples}spis",
+            f"--data.eval_split=valid_{samples}spis", "--data.report_split=eval", f"--data.start={source}", *extra,
+        ]  # fmt: skip
+        fit(f"{run}/{target}_{samples}", words)
     out = Path("results") / run
     curve = {target: curve_of(run, target) for target in targets}
     write_json(out / "curve.json", {"exact_match_by_spis": curve, "source": record(f"{run}/source")["exact_match"]})

@@ -32,17 +32,19 @@ def name_of(config: Path) -> str:
         ) from error
 
 
-def fit(run: str, words: Sequence[str]) -> Path:
+def fit(run: str, words: Sequence[str], needed: bool = False) -> Path:
     """The best checkpoint of a training, which is done or continued unless its record is there.
 
     Args:
         run: its name.
         words: for ``framefill fit``.
+        needed: whether the checkpoint must be there as well, for another training to go on from it.
 
     Raises:
         UsageError: the training failed.
     """
-    if not _path(run).exists():
+    best = Path("runs") / run / "best.ckpt"
+    if not done(run) or (needed and not best.exists()):
         print(f"\n{run}", flush=True)
         command = [sys.executable, "-m", "scripts.cli", "fit", *words, "--run", run, "--resume", "true"]
         if status := subprocess.run(command).returncode:
@@ -51,7 +53,12 @@ def fit(run: str, words: Sequence[str]) -> Path:
                 f"the training {run} ended with status {status}.",
                 remedy="Mend what it says above and run the command again; what is done is kept.",
             )
-    return Path("runs") / run / "best.ckpt"
+    return best
+
+
+def done(run: str) -> bool:
+    """Whether a training has its record."""
+    return _path(run).exists()
 
 
 def record(run: str) -> dict[str, Any]:

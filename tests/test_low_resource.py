@@ -14,6 +14,7 @@ from data.topv2.ontology import Ontology
 from data.topv2.reader import LOW_RESOURCE, read_split, write_file
 from data.topv2.spis import sample
 from parsers.conv_nar.model import ConvNAR
+from scripts import trainings
 from scripts.low_resource import low_resource, plot
 from tests.conftest import TINY
 from tests.test_training import SMALL
@@ -99,6 +100,29 @@ def test_the_curve_is_trained_recorded_drawn_and_taken_up_again(root: Path, repo
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*/metrics.json")} == before
     again = json.loads((folder / "curve.json").read_text())["exact_match_by_spis"]["weather"]
     assert again == curve, "points of earlier calls are on the curve"
+
+
+def test_a_training_without_its_checkpoint_is_done_again_if_it_is_needed(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked: list[list[str]] = []
+
+    def run(command: list[str]) -> subprocess.CompletedProcess:
+        asked.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr("scripts.trainings.subprocess.run", run)
+    best = trainings.fit("a/b", ["--x"])
+    assert len(asked) == 1 and asked[0][-5:] == ["--x", "--run", "a/b", "--resume", "true"]
+    (tmp_path / "results" / "a" / "b").mkdir(parents=True)
+    (tmp_path / "results" / "a" / "b" / "metrics.json").write_text("{}")
+    trainings.fit("a/b", [])
+    assert len(asked) == 1
+    trainings.fit("a/b", [], needed=True)
+    assert len(asked) == 2
+    best.parent.mkdir(parents=True)
+    best.touch()
+    trainings.fit("a/b", [], needed=True)
+    assert len(asked) == 2
 
 
 def test_what_cannot_be_started_from(root: Path, repository: Path, tmp_path: Path, checkpoint: Path):
