@@ -18,7 +18,7 @@ from rich.progress import Progress
 from data.topv2.files import write_json
 from data.topv2.reader import corpus_checksum, data_root, read_split
 from lightning_modules.checkpoints import load_module
-from lightning_modules.evaluation import environment, evaluate
+from lightning_modules.evaluation import environment, evaluate, spread
 from parsers.nar import DecodingConfig
 
 FIGURES = ("exact_match", "well_formed", "frame_length_accuracy", "scenario_accuracy", "bracket_f1")
@@ -30,11 +30,12 @@ def main() -> None:
     options.add_argument("--checkpoint", type=Path, required=True)
     options.add_argument("--data-root")
     options.add_argument("--split", default="eval")
+    options.add_argument("--rows", type=int, help="about so many rows, evenly spread (default: all)")
     options.add_argument("--beams", nargs="+", type=int, default=[1, 3, 5])
     options.add_argument("--out", type=Path, default=Path("results/conv_nar/decoding.json"))
     given = options.parse_args()
     root = data_root(given.data_root)
-    examples = read_split(root, given.split)
+    examples = spread(read_split(root, given.split), given.rows)
     module, made = load_module(given.checkpoint)
     assert isinstance(module.decoding, DecodingConfig), "only non-autoregressive parsers choose a length"
     trained = module.decoding
@@ -59,7 +60,10 @@ def main() -> None:
                 bar.console.print(name, found[name])
     checksum = corpus_checksum(root, given.split)
     made = {"kind": made["kind"], "checkpoint": str(given.checkpoint), "decoding": made["decoding"]}
-    write_json(given.out, {**found, "made": made, "evaluated_on": checksum, "environment": environment()})
+    write_json(
+        given.out,
+        {**found, "rows": len(examples), "made": made, "evaluated_on": checksum, "environment": environment()},
+    )
 
 
 if __name__ == "__main__":

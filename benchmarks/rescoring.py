@@ -21,7 +21,7 @@ from data.topv2.files import write_bytes, write_json
 from data.topv2.pictures import canvas, png
 from data.topv2.reader import corpus_checksum, data_root, read_split
 from lightning_modules.checkpoints import load_module
-from lightning_modules.evaluation import CHUNK, environment
+from lightning_modules.evaluation import CHUNK, environment, spread
 from parsers.nar import DecodingConfig, NonAutoregressiveParser
 
 WEIGHTS = tuple(round(0.1 * step, 1) for step in range(11))
@@ -49,8 +49,7 @@ def main() -> None:
     options.add_argument("--out", type=Path, default=Path("results/span_pointer_minilm/rescoring.json"))
     given = options.parse_args()
     root = data_root(given.data_root)
-    examples = read_split(root, given.split)
-    examples = examples[:: max(1, len(examples) // given.rows)] if given.rows else examples
+    examples = spread(read_split(root, given.split), given.rows)
     module, made = load_module(given.checkpoint)
     if not isinstance(module.decoding, DecodingConfig) or not module.decoding.rescored:
         raise SystemExit(f"{given.checkpoint} has no rescorer: train with model.rescoring_layers and decoding.rescored")

@@ -22,7 +22,7 @@ from data.topv2.pictures import canvas, png
 from data.topv2.reader import corpus_checksum, data_root, read_split
 from lightning_modules.calibration import REPORTED
 from lightning_modules.checkpoints import load_module
-from lightning_modules.evaluation import environment
+from lightning_modules.evaluation import environment, spread
 from lightning_modules.metrics import RECALL_AT
 from parsers.raf.parser import Candidate, RAFDecodingConfig, RAFParser, composition, weigh
 from retrieval.scenario import Scenario
@@ -41,8 +41,7 @@ def main() -> None:
     options.add_argument("--out", type=Path, default=Path("results/raf_retrieval.json"))
     given = options.parse_args()
     root = data_root(given.data_root)
-    examples = read_split(root, given.split)[REPORTED]
-    examples = examples[:: max(1, len(examples) // given.rows)] if given.rows else examples
+    examples = spread(read_split(root, given.split)[REPORTED], given.rows)
     parser = load_module(given.checkpoint)[0].parser()
     if not isinstance(parser, RAFParser):
         raise SystemExit(f"{given.checkpoint} is no raf checkpoint")

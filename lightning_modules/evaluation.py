@@ -72,6 +72,11 @@ def evaluate(
     return {**figures, "latency_ms": round(1000 * spent / max(1, len(examples)), 3)}
 
 
+def spread(examples: Sequence[Example], rows: int | None) -> list[Example]:
+    """About ``rows`` of the examples, evenly spread over their order; None for all."""
+    return list(examples[:: max(1, len(examples) // rows)] if rows else examples)
+
+
 def table(metrics: dict[str, Any]) -> None:
     """Prints the figures as people read them."""
     from rich.console import Console
