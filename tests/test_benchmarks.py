@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from benchmarks import (
+    averaging,
     decoding,
     errors,
     held_out_intents,
@@ -17,6 +18,7 @@ from benchmarks import (
 from benchmarks.span_vs_index import peak_bytes
 from data.topv2.reader import read_split
 from lightning_modules.checkpoints import load_module
+from lightning_modules.saved import read_checkpoint
 from retrieval.index import KINDS
 from retrieval.scenario import Scenario
 from tests.conftest import TINY_RAF
@@ -50,6 +52,32 @@ def test_measurements_run_on_a_small_corpus(checkpoint: Path, corpus: Path, tmp_
         torch.set_num_threads(threads)
         assert out.stat().st_size > 200
         out.unlink()
+
+
+def test_averaged_and_last_parameters_are_told_apart(checkpoint: Path, corpus: Path, tmp_path: Path, monkeypatch):
+    states = read_checkpoint(checkpoint)
+    swapped = {**states, "state_dict": states["current_model_state"], "current_model_state": states["state_dict"]}
+    torch.save(swapped, tmp_path / "swapped.ckpt")
+    found = []
+    for path in (checkpoint, tmp_path / "swapped.ckpt"):
+        words = [
+            "benchmark",
+            "--checkpoint",
+            str(path),
+            "--data-root",
+            str(corpus),
+            "--out",
+            str(tmp_path / "out.json"),
+        ]
+        monkeypatch.setattr(sys, "argv", words)
+        averaging.main()
+        found.append(json.loads((tmp_path / "out.json").read_text()))
+    assert found[0]["averaged"] != found[0]["last"]
+    assert found[0]["averaged"] == found[1]["last"] and found[0]["last"] == found[1]["averaged"]
+    torch.save({name: value for name, value in states.items() if name != "current_model_state"}, tmp_path / "one.ckpt")
+    monkeypatch.setattr(sys, "argv", ["benchmark", "--checkpoint", str(tmp_path / "one.ckpt"), *words[3:]])
+    with pytest.raises(SystemExit, match="EMAWeightAveraging"):
+        averaging.main()
 
 
 def test_a_training_step_is_taken_apart(corpus: Path, tmp_path: Path, repository: Path, monkeypatch):
