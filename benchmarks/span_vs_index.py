@@ -71,12 +71,13 @@ def main() -> None:
     examples = random.Random(0).sample(read_split(data_root(given.data_root), given.split), given.utterances)
     texts = [example.utterance for example in examples]
     parsers = {form: load_module(getattr(given, form))[0].parser() for form in ("span", "index")}
-    spent: dict[str, dict[str, list[float]]] = {form: {"decode": [], "parse": []} for form in parsers}
+    seen: dict[str, dict[str, list[float]]] = {form: {"decode": [], "parse": [], "longest": []} for form in parsers}
     for text in track(texts, description="latency"):
         for form, parser in parsers.items():
             one = Beam(parser, [text], given.beam)
-            spent[form]["decode"].append(_milliseconds(one.decode))
-            spent[form]["parse"].append(_milliseconds(partial(parser.parse, [text])))
+            seen[form]["longest"].append(float(one.lengths.max()))
+            seen[form]["decode"].append(_milliseconds(one.decode))
+            seen[form]["parse"].append(_milliseconds(partial(parser.parse, [text])))
     figures: dict[str, Any] = {}
     for form, parser in parsers.items():
         many = Beam(parser, texts[: given.batch], given.beam)
@@ -85,10 +86,11 @@ def main() -> None:
         figures[form] = {
             "checkpoint": str(getattr(given, form)),
             "mean_frame_tokens": round(float(np.mean([len(p.trace["tokens"]) for p in parsed])), 2),
+            "mean_longest_of_beam": round(float(np.mean(seen[form]["longest"])), 2),
             "exact_match_of_these": round(100 * exact / len(texts), 2),
-            "decode_p50_ms": round(float(np.percentile(spent[form]["decode"], 50)), 3),
-            "decode_p99_ms": round(float(np.percentile(spent[form]["decode"], 99)), 3),
-            "parse_p50_ms": round(float(np.percentile(spent[form]["parse"], 50)), 3),
+            "decode_p50_ms": round(float(np.percentile(seen[form]["decode"], 50)), 3),
+            "decode_p99_ms": round(float(np.percentile(seen[form]["decode"], 99)), 3),
+            "parse_p50_ms": round(float(np.percentile(seen[form]["parse"], 50)), 3),
             "decode_peak_mb": round(peak_bytes(many.decode) / 1e6, 2),
         }
     saved = {
