@@ -8,17 +8,15 @@ measured with it too.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from functools import partial
 
-from rich.progress import Progress
-
+from benchmarks.measuring import compared, options
 from data.topv2.files import write_json
 from data.topv2.reader import corpus_checksum, data_root, read_split
 from lightning_modules.checkpoints import load_module
-from lightning_modules.evaluation import environment, evaluate, spread
+from lightning_modules.evaluation import environment, spread
+from parsers.interface import Parser
 from parsers.nar import DecodingConfig
 
 FIGURES = ("exact_match", "well_formed", "frame_length_accuracy", "scenario_accuracy", "bracket_f1")
@@ -26,14 +24,9 @@ FIGURES = ("exact_match", "well_formed", "frame_length_accuracy", "scenario_accu
 
 def main() -> None:
     """Evaluates, prints and writes."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--checkpoint", type=Path, required=True)
-    options.add_argument("--data-root")
-    options.add_argument("--split", default="eval")
-    options.add_argument("--rows", type=int, help="about so many rows, evenly spread (default: all)")
-    options.add_argument("--beams", nargs="+", type=int, default=[1, 3, 5])
-    options.add_argument("--out", type=Path, default=Path("results/conv_nar/decoding.json"))
-    given = options.parse_args()
+    asked = options(__doc__, "results/conv_nar/decoding.json")
+    asked.add_argument("--beams", nargs="+", type=int, default=[1, 3, 5])
+    given = asked.parse_args()
     root = data_root(given.data_root)
     examples = spread(read_split(root, given.split), given.rows)
     module, made = load_module(given.checkpoint)
@@ -45,19 +38,17 @@ def main() -> None:
     }
     if trained.rescored:
         ways = {"rescored": trained, **ways}
-    found: dict[str, dict[str, Any]] = {}
-    with Progress() as bar:
-        task = bar.add_task("parsing", total=len(ways) * len(given.beams) * len(examples))
-        for way, decoding in ways.items():
-            for beam in given.beams:
-                module.decoding = replace(decoding, length_beam=beam)
-                parser = module.parser()
-                metrics = evaluate(
-                    parser, examples, parser.ontology.valid, progress=lambda done: bar.advance(task, done)
-                )
-                name = f"{way}, beam {beam}"
-                found[name] = {figure: metrics[figure] for figure in FIGURES}
-                bar.console.print(name, found[name])
+
+    def parser_of(decoding: DecodingConfig) -> Parser:
+        module.decoding = decoding
+        return module.parser()
+
+    parsers = {
+        f"{way}, beam {beam}": partial(parser_of, replace(decoding, length_beam=beam))
+        for way, decoding in ways.items()
+        for beam in given.beams
+    }
+    found = compared(parsers, examples, FIGURES)
     checksum = corpus_checksum(root, given.split)
     made = {"kind": made["kind"], "checkpoint": str(given.checkpoint), "decoding": made["decoding"]}
     write_json(

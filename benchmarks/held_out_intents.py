@@ -9,28 +9,23 @@ other rows of eval tell what the additions cost.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
+from benchmarks.measuring import options
 from data.topv2.files import write_json
 from data.topv2.reader import Example, corpus_checksum, data_root, read_split
 from lightning_modules.checkpoints import load_module
-from lightning_modules.evaluation import environment
+from lightning_modules.evaluation import environment, spread
 from lightning_modules.raf import RAFModule
 from retrieval.scenario import Scenario
 
 
 def main() -> None:
     """Measures, prints and writes."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--checkpoint", type=Path, required=True)
-    options.add_argument("--data-root")
-    options.add_argument("--split", default="eval")
-    options.add_argument("--leave-score", type=float, help="decoding.leave_score, for bundles that expect new intents")
-    options.add_argument("--others", type=int, default=2000, help="rows of other intents, evenly spread")
-    options.add_argument("--out", type=Path, default=Path("results/raf_held_out_intents.json"))
-    given = options.parse_args()
+    asked = options(__doc__, "results/raf_held_out_intents.json", rows=False)
+    asked.add_argument("--leave-score", type=float, help="decoding.leave_score, for bundles that expect new intents")
+    asked.add_argument("--others", type=int, default=2000, help="rows of other intents, evenly spread")
+    given = asked.parse_args()
     module, made = load_module(given.checkpoint)
     held_out = sorted(made["data"].get("without_intents") or ())
     if not isinstance(module, RAFModule) or not held_out:
@@ -46,7 +41,7 @@ def main() -> None:
             rows[example.frame.root.label].append(example)
         elif intents.isdisjoint(held_out):
             others.append(example)
-    others = others[:: max(1, len(others) // given.others)]
+    others = spread(others, given.others)
     before = _exact(module, rows, others)
     new = {
         Scenario.from_frame(example.frame)

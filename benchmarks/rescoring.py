@@ -10,13 +10,13 @@ rescorer chooses the endpoints of all spans together and no label.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.progress import track
 
+from benchmarks.measuring import options
 from data.topv2.files import write_bytes, write_json
 from data.topv2.pictures import canvas, png
 from data.topv2.reader import corpus_checksum, data_root, read_split
@@ -40,14 +40,9 @@ class Scored:
 
 def main() -> None:
     """Measures, prints, writes and draws."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--checkpoint", type=Path, required=True)
-    options.add_argument("--data-root")
-    options.add_argument("--split", default="eval")
-    options.add_argument("--rows", type=int, help="about so many rows, evenly spread (default: all)")
-    options.add_argument("--frames", type=int, default=8, help="frames of each row that are judged")
-    options.add_argument("--out", type=Path, default=Path("results/span_pointer_minilm/rescoring.json"))
-    given = options.parse_args()
+    asked = options(__doc__, "results/span_pointer_minilm/rescoring.json")
+    asked.add_argument("--frames", type=int, default=8, help="frames of each row that are judged")
+    given = asked.parse_args()
     root = data_root(given.data_root)
     examples = spread(read_split(root, given.split), given.rows)
     module, made = load_module(given.checkpoint)

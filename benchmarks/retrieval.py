@@ -10,13 +10,13 @@ rows are those that calibration was not fitted on.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.progress import track
 
+from benchmarks.measuring import options
 from data.topv2.files import write_bytes, write_json
 from data.topv2.pictures import canvas, png
 from data.topv2.reader import corpus_checksum, data_root, read_split
@@ -33,13 +33,7 @@ CHUNK = 256
 
 def main() -> None:
     """Measures, prints, writes and draws."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--checkpoint", type=Path, required=True)
-    options.add_argument("--data-root")
-    options.add_argument("--split", default="eval")
-    options.add_argument("--rows", type=int, help="about so many of them, evenly spread (default: all)")
-    options.add_argument("--out", type=Path, default=Path("results/raf_retrieval.json"))
-    given = options.parse_args()
+    given = options(__doc__, "results/raf_retrieval.json").parse_args()
     root = data_root(given.data_root)
     examples = spread(read_split(root, given.split)[REPORTED], given.rows)
     parser = load_module(given.checkpoint)[0].parser()

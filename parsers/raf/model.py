@@ -234,15 +234,14 @@ class RAF(SpanPointer):
         here = torch.ones_like(pieces, dtype=torch.bool) if mask is None else mask
         assert isinstance(self.encoder, PretrainedEncoder)
         between = self.encoder.suffix.expand(len(pieces), -1)
-        special = len(self.encoder.prefix) + 2 * between.shape[1]
-        longest = special + int((here.sum(dim=1) + gloss_mask.sum(dim=1)).max())
+        kept = torch.cat((here, torch.ones_like(between, dtype=torch.bool), gloss_mask), dim=1)
+        longest = len(self.encoder.prefix) + int(kept.sum(dim=1).max()) + between.shape[1]
         if longest > MAX_PIECES:
             raise UsageError(
                 "E411",
                 f"an utterance and a scenario make {longest} pieces together; {MAX_PIECES} are read at most.",
                 remedy="Pass one request at a time, or train with filling: table, which reads them apart.",
             )
-        kept = torch.cat((here, torch.ones_like(between, dtype=torch.bool), gloss_mask), dim=1)
         # Padding goes behind the scenario, for places are counted from the left.
         order = (~kept).to(torch.int8).sort(dim=1, stable=True).indices
         read = torch.cat((pieces, between, gloss), dim=1).gather(1, order)
