@@ -31,6 +31,7 @@ def calibrate_checkpoint(
     examples: Sequence[Example],
     decoding: Mapping[str, Any] | None = None,
     progress: Callable[[int], None] | None = None,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Fits the weights on every other row, reports on the rest, and writes the weights into the checkpoint.
 
@@ -39,6 +40,7 @@ def calibrate_checkpoint(
         examples: rows of the split that selects.
         decoding: options of decoding that differ from those of the checkpoint, written into it as well.
         progress: called with the number of utterances done in each step.
+        device: where candidates are found.
 
     Returns:
         The weights, exact match (percent) before and after on the rows that were not fitted on, overall and by whether
@@ -56,7 +58,7 @@ def calibrate_checkpoint(
             where=str(path),
             remedy="Calibrate the checkpoint, then pack it.",
         )
-    module, _ = load_module(path, decoding)
+    module, _ = load_module(path, decoding, device)
     if not isinstance(module, RAFModule):
         raise UsageError("E443", f"a {module.kind} parser has nothing to calibrate.", remedy="Give a raf checkpoint.")
     if len(examples) < 2:

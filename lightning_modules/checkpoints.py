@@ -7,6 +7,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from data.topv2.errors import BundleError, UsageError
 from lightning_modules.autoregressive import AutoregressiveModule
 from lightning_modules.conv_nar import ConvNARModule
@@ -22,16 +24,19 @@ KINDS: dict[str, type[ParserModule]] = {
 }
 
 
-def load_module(path: Path | str, decoding: Mapping[str, Any] | None = None) -> tuple[ParserModule, dict[str, Any]]:
+def load_module(
+    path: Path | str, decoding: Mapping[str, Any] | None = None, device: str | torch.device = "cpu"
+) -> tuple[ParserModule, dict[str, Any]]:
     """The module of a checkpoint, in evaluation mode, and what the checkpoint says of its making.
 
     Args:
         path: the checkpoint.
         decoding: options of decoding that differ from those of the checkpoint.
+        device: where the parser works, as torch names it.
 
     Raises:
         BundleError: see :func:`read_checkpoint`; or an unknown kind of parser, or parameters that do not fit.
-        UsageError: an unknown option of decoding, or a value that it cannot have.
+        UsageError: an unknown option of decoding, or a value that it cannot have; or a device that is not here.
     """
     checkpoint = read_checkpoint(path)
     made = checkpoint["framefill"]
@@ -56,7 +61,12 @@ def load_module(path: Path | str, decoding: Mapping[str, Any] | None = None) -> 
             where=str(path),
             remedy="Train again with this version.",
         ) from error
-    module.eval()
+    try:
+        module.eval().to(device)
+    except (RuntimeError, AssertionError) as error:
+        # What torch says of a device depends on how it was built; the first line tells the reason.
+        reason = str(error).splitlines()[0]
+        raise UsageError("E438", f"device {device!r} cannot be used ({reason}).", remedy="Take cpu.") from error
     if not decoding:
         return module, made
     try:

@@ -111,7 +111,7 @@ class FrameFillCLI(LightningCLI):
             trainer.save_checkpoint(best)
         if not trainer.is_global_zero:
             return
-        module, made = load_module(best)
+        module, made = load_module(best, device=trainer.strategy.root_device)
         parser = module.parser()
         metrics = evaluate(parser, datamodule.reported_examples(), parser.ontology.valid, datamodule.trained_on)
         record = Path("results") / config.run / "metrics.json"

@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from data.topv2.files import write_json, write_text
 from data.topv2.reader import Example
 from lightning_modules.metrics import FrameExactMatch, rounded
@@ -105,7 +107,12 @@ def environment() -> dict[str, Any]:
         "modified": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "versions": {name: version(name) for name in ("torch", "pytorch-lightning", "transformers", "onnxruntime")},
         "python": platform.python_version(),
-        "hardware": {"processor": _processor(), "cores": os.cpu_count(), "system": platform.system()},
+        "hardware": {
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "system": platform.system(),
+            **({"accelerator": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
+        },
     }
 
 

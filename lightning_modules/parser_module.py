@@ -81,6 +81,7 @@ class ParserModule(pl.LightningModule):
         self.assets: Assets | None = None
         self.metric: FrameExactMatch | None = None
         self._batches_done = 0
+        self._rngs: dict[str, Tensor] = {}
 
     @abstractmethod
     def make_model(self, tokenizer: PieceTokenizer, ontology: int) -> PointerNetwork:
@@ -221,18 +222,21 @@ class ParserModule(pl.LightningModule):
             "data": {"checksum": self._datamodule().checksum, **dict(self._datamodule().hparams)},
         }
         checkpoint["rng"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            checkpoint["cuda_rng"] = torch.cuda.get_rng_state(self.device)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores the random generator, so that a resumed training draws what the unbroken one would have."""
-        if "rng" in checkpoint:
-            self._rng = checkpoint["rng"]
+        self._rngs = {name: checkpoint[name].cpu() for name in ("rng", "cuda_rng") if name in checkpoint}
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Applies the restored generator after Lightning's own start-up has drawn from it, and notes how far we are."""
         self._batches_done = batch_idx + 1
-        state = self.__dict__.pop("_rng", None)
-        if state is not None:
-            torch.set_rng_state(state)
+        if "rng" in self._rngs:
+            torch.set_rng_state(self._rngs["rng"])
+        if "cuda_rng" in self._rngs and self.device.type == "cuda":
+            torch.cuda.set_rng_state(self._rngs["cuda_rng"], self.device)
+        self._rngs = {}
 
     def _datamodule(self) -> TOPv2DataModule:
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]

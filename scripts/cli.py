@@ -110,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.add_argument("--data-root", help="corpus folder (default: the variable TOPV2_DIR)")
     calibrate.add_argument("--split", default="eval", help="every other row is fitted on, the rest reported on")
     calibrate.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+    _add_device(calibrate)
 
     for command in (export, calibrate):
         command.add_argument(
@@ -231,6 +232,11 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "--precision", choices=["int8", "fp32"], help="graphs of the bundle to use (default: int8 if there)"
     )
     parser.add_argument("--threads", type=int, default=1, help="threads that parse with a bundle, 0 for one a core")
+    _add_device(parser)
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="cpu", help="where a checkpoint works: cpu, cuda (default: %(default)s)")
 
 
 def _load(options: Any) -> tuple[Any, dict[str, Any]]:
@@ -238,7 +244,7 @@ def _load(options: Any) -> tuple[Any, dict[str, Any]]:
     if options.checkpoint is not None:
         from lightning_modules.checkpoints import load_module
 
-        module, made = load_module(options.checkpoint)
+        module, made = load_module(options.checkpoint, device=options.device)
         return module.parser(), {**made, "checkpoint": str(options.checkpoint)}
     from assistants import runtime
     from assistants.bundle import most_accurate
@@ -379,8 +385,9 @@ def _calibrate(options: Any) -> None:
     with Progress(transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("finding candidates", total=len(examples))
         figures = calibrate_checkpoint(
-            options.checkpoint, examples, _changes(options.decoding), lambda done: bar.advance(task, done)
-        )
+            options.checkpoint, examples, _changes(options.decoding),
+            lambda done: bar.advance(task, done), options.device,
+        )  # fmt: skip
     print(json.dumps(figures, indent=2))
     if options.json is not None:
         made = {"split": options.split, "evaluated_on": corpus_checksum(root, options.split)}
