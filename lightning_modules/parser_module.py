@@ -32,8 +32,7 @@ class OptimizationConfig:
         weight_decay: on matrices; biases and norms are spared.
         warmup: share of the steps in which the rate rises, before it falls along a cosine to zero.
         label_smoothing: of the token loss (paper: 0.1).
-        encoder_lr: peak rate of a pretrained encoder's top layer, None for ``lr``.
-        layer_decay: factor of the rate from each layer of a pretrained encoder to the one below it.
+        encoder_lr: peak rate of a pretrained encoder, None for ``lr``.
     """
 
     lr: float = 1e-3
@@ -41,7 +40,6 @@ class OptimizationConfig:
     warmup: float = 0.05
     label_smoothing: float = 0.1
     encoder_lr: float | None = None
-    layer_decay: float = 1.0
 
 
 class Judgement(NamedTuple):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from transformers import PreTrainedModel
 
 from data.topv2.errors import UsageError
@@ -37,12 +35,7 @@ class PretrainedModule(ParserModule):
         return transformer
 
     def rate(self, name: str) -> float:
-        """The encoder's own rate, lower in the layers nearer to the input."""
+        """The encoder has a rate of its own."""
         o = self.optimization
-        if not name.startswith(("model.encoder.transformer.", "model.scenario_encoder.transformer.")):
-            return o.lr
-        top = o.lr if o.encoder_lr is None else o.encoder_lr
-        layers = self.config.encoder_config["num_hidden_layers"]
-        found = re.search(r"\.layer\.(\d+)\.", name)
-        depth = layers - 1 - int(found[1]) if found else layers
-        return top * o.layer_decay**depth
+        own = name.startswith(("model.encoder.transformer.", "model.scenario_encoder.transformer."))
+        return o.encoder_lr if own and o.encoder_lr is not None else o.lr

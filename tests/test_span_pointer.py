@@ -81,15 +81,13 @@ def test_train_evaluate_export_parse(encoder: Path, corpus: Path, repository: Pa
         assert np.isclose(ours[0].score, theirs[0].score, atol=1e-3)
 
 
-def test_lower_layers_learn_more_slowly(tmp_path: Path):
+def test_the_encoder_has_a_rate_of_its_own(tmp_path: Path):
     folder = save_encoder(tmp_path / "bert", "bert", ["wake me at 6"] * 20)
-    module = _module(folder, lr=1e-2, encoder_lr=1e-3, layer_decay=0.5)
+    module = _module(folder, lr=1e-2, encoder_lr=1e-3)
     module.model = module.make_model(PieceTokenizer.from_pretrained(str(folder)), 9)
     rates = {name: module.rate(name) for name, _ in module.named_parameters()}
     assert rates["model.positions"] == 1e-2
-    assert rates["model.encoder.transformer.encoder.layer.1.output.dense.weight"] == 1e-3
-    assert rates["model.encoder.transformer.encoder.layer.0.output.dense.weight"] == 5e-4
-    assert rates["model.encoder.transformer.embeddings.word_embeddings.weight"] == 2.5e-4
+    assert {rate for name, rate in rates.items() if ".transformer." in name} == {1e-3}
 
 
 def test_embeddings_stay_as_they_are_when_asked(tmp_path: Path):
