@@ -246,6 +246,14 @@ def test_reading_together_does_not_depend_on_padding(tmp_path: Path):
     cut = torch.tensor([gloss[:-2]])
     other = model.fill_together(torch.tensor([long]), None, cut, torch.ones_like(cut, dtype=torch.bool), leaves[1:])
     assert torch.allclose(together[1:], other, atol=1e-4)
+    # A long utterance beside a long scenario of another row: each row fits, though padded to both it would not.
+    wide, deep = torch.full((2, 200), long[0]), torch.full((2, 200), gloss[0])
+    wide_mask = torch.arange(200)[None] < torch.tensor([[200], [len(short)]])
+    deep_mask = torch.arange(200)[None] < torch.tensor([[len(gloss)], [200]])
+    wide[1, : len(short)], deep[0, : len(gloss)] = torch.tensor(short), torch.tensor(gloss)
+    apart = model.fill_together(wide[1:, : len(short)], None, deep[1:], deep_mask[1:], leaves[1:])
+    both = model.fill_together(wide, wide_mask, deep, deep_mask, leaves)
+    assert torch.allclose(both[1:, :, :size, :size], apart, atol=1e-4)
     endless = torch.full((1, 500), long[0])
     with pytest.raises(UsageError, match="E411"):
         model.fill_together(endless, None, cut, torch.ones_like(cut, dtype=torch.bool), leaves[1:])

@@ -235,15 +235,17 @@ class RAF(SpanPointer):
         assert isinstance(self.encoder, PretrainedEncoder)
         between = self.encoder.suffix.expand(len(pieces), -1)
         kept = torch.cat((here, torch.ones_like(between, dtype=torch.bool), gloss_mask), dim=1)
-        longest = len(self.encoder.prefix) + int(kept.sum(dim=1).max()) + between.shape[1]
+        most = int(kept.sum(dim=1).max())
+        longest = len(self.encoder.prefix) + most + between.shape[1]
         if longest > MAX_PIECES:
             raise UsageError(
                 "E411",
                 f"an utterance and a scenario make {longest} pieces together; {MAX_PIECES} are read at most.",
                 remedy="Pass one request at a time, or train with filling: table, which reads them apart.",
             )
-        # Padding goes behind the scenario, for places are counted from the left.
-        order = (~kept).to(torch.int8).sort(dim=1, stable=True).indices
+        # Padding goes behind the scenario, for places are counted from the left; what no row needs is cut off, or a long
+        # utterance and the long scenario of another row would make a sequence that the encoder has no places for.
+        order = (~kept).to(torch.int8).sort(dim=1, stable=True).indices[:, : max(size, most)]
         read = torch.cat((pieces, between, gloss), dim=1).gather(1, order)
         states = self.encoder(read, kept.gather(1, order))
         at = here.sum(dim=1, keepdim=True) + between.shape[1] + leaves
