@@ -246,6 +246,8 @@ def _load(options: Any) -> tuple[Any, dict[str, Any]]:
 
         module, made = load_module(options.checkpoint, device=options.device)
         return module.parser(), {**made, "checkpoint": str(options.checkpoint)}
+    if options.device != "cpu":
+        raise UsageError("E439", "bundles work on the processor.", remedy="Leave --device out, or name a --checkpoint.")
     from assistants import runtime
     from assistants.bundle import most_accurate
 

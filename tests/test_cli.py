@@ -78,8 +78,10 @@ def test_what_cannot_be_parsed_is_told_and_the_rest_is_parsed(bundle: Path, caps
         assert part in told.err
 
 
-def test_errors_go_to_stderr_with_status_2(tmp_path: Path, bundle: Path, corpus: Path, capsys):
+def test_errors_go_to_stderr_with_status_2(tmp_path: Path, bundle: Path, checkpoint: Path, corpus: Path, capsys):
     for words, code in (
+        (["parse", "--checkpoint", str(checkpoint), "--device", "nowhere", "x"], "E438"),
+        (["parse", "--bundle", str(bundle), "--device", "cuda", "x"], "E439"),
         (["parse", "--bundle", str(tmp_path / "none"), "x"], "E320"),
         (["parse", "--bundle", str(bundle), "  "], "E410"),
         (["export", "--checkpoint", "x", "--out", str(tmp_path), "--metrics", str(tmp_path / "none.json")], "E409"),
