@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def load_module(
         module = kind(
             kind.config_class(**made["model"]),
             kind.decoding_class(**made["decoding"]),
-            kind.optimization_class(**made["optimization"]),
+            kind.optimization_class(**_still(kind.optimization_class, made["optimization"])),
         )
         module.build(Assets.from_dict(made["assets"], str(path)))
         assert module.model is not None
@@ -78,3 +78,9 @@ def load_module(
         options = ", ".join(vars(module.decoding))
         raise UsageError("E434", f"decoding cannot be changed so ({error}).", remedy=f"Options: {options}.") from error
     return module, {**made, "decoding": asdict(module.decoding)}
+
+
+def _still(options: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that there still are: how it was fitted is no matter to a parser's use."""
+    known = {field.name for field in fields(options)}
+    return {name: value for name, value in given.items() if name in known}
