@@ -27,7 +27,7 @@ class Teacher:
         # A teacher may be of any kind, and the kinds import this module.
         from lightning_modules.checkpoints import load_module
 
-        module, _ = load_module(path)
+        module, _ = load_module(path, device=device)
         assert module.assets is not None
         mine, wanted = module.assets.to_dict(), student.to_dict()
         for name in ("tokenizer", "form"):
@@ -35,7 +35,7 @@ class Teacher:
                 raise UsageError("E425", f"the teacher {path} has another {name}.", remedy="Train both with the same.")
         if module.assets.ontology.tokens != student.ontology.tokens:
             raise UsageError("E425", f"the teacher {path} has other labels.", remedy="Train both on the same rows.")
-        self._module = module.requires_grad_(False).to(device)
+        self._module = module.requires_grad_(False)
 
     @torch.no_grad()
     def judged(self, batch: Batch) -> Judgement:
