@@ -36,6 +36,7 @@ class PretrainedModule(ParserModule):
 
     def rate(self, name: str) -> float:
         """The encoder has a rate of its own."""
-        o = self.optimization
-        own = name.startswith(("model.encoder.transformer.", "model.scenario_encoder.transformer."))
-        return o.encoder_lr if own and o.encoder_lr is not None else o.lr
+        own = self.optimization.encoder_lr
+        if own is None or not name.startswith(("model.encoder.transformer.", "model.scenario_encoder.transformer.")):
+            return super().rate(name)
+        return own
