@@ -24,8 +24,6 @@ from lightning_modules.parser_module import Judgement, OptimizationConfig, Parse
 from parsers.mask_predict import MASKED
 from parsers.nar import DecodingConfig, NonAutoregressiveParser
 from parsers.nar_model import NARConfig, NARModel
-from parsers.pointer import after_pieces
-from parsers.pointer_network import shifted
 from parsers.torch_backend import TorchBackend
 
 
@@ -111,8 +109,7 @@ class NARModule(ParserModule):
         scores = self._scores(batch, memory, tokens)
         scored = torch.cat([where.flatten() for _, where in hidden])
         size = self.model.ontology_size
-        scored_pairs = scores if self.model.pairs is None else after_pieces(scores, self._fits(batch, memory), size)
-        of_places = target_nll(scored_pairs, batch, o.label_smoothing, size)
+        of_places = target_nll(scores, batch, o.label_smoothing, size)
         of_lengths = smoothed_nll(length_scores, batch.lengths, o.length_smoothing)
         if batch.report is not None:
             batch.report(by_row(of_places.detach(), batch, scored) + o.length_weight * of_lengths.detach())
@@ -146,19 +143,6 @@ class NARModule(ParserModule):
         """What the rescorer gives the target places ``[places, V + S]``, None without one."""
         assert self.model is not None
         return None if self.model.rescorer is None else causal_scores(self.model.rescorer, memory, batch)
-
-    def _fits(self, batch: Batch, memory: Tensor) -> Tensor:
-        """How well each piece fits after the gold token before each target place ``[places, S]``."""
-        assert self.model is not None
-        fits, size, rows = self.model.fits(memory), self.model.ontology_size, 0
-        found = []
-        for targets in batch.targets:
-            before = shifted(targets) - size
-            here = fits[rows : rows + len(targets)]
-            rows += len(targets)
-            chosen = here.gather(1, before.clamp(min=0)[:, :, None].expand(-1, -1, here.shape[2]))
-            found.append((chosen * (before >= 0)[:, :, None]).flatten(0, 1))
-        return torch.cat(found)
 
     def _teacher(self) -> Teacher:
         if self._taught_by is None:

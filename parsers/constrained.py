@@ -167,34 +167,21 @@ class Lengths:
     Args:
         prior: log-probability of the length.
         scores: ``[length][size + pieces]`` log-probabilities as nested lists.
-        after: ``[length][pieces][pieces]`` those of pieces, where the token before is a piece that is known; None where
-            that makes no difference.
     """
 
-    def __init__(
-        self,
-        prior: float,
-        scores: Sequence[Sequence[float]],
-        after: Sequence[Sequence[Sequence[float]]] | None = None,
-    ) -> None:
-        self.prior, self.scores, self.after = prior, scores, after
+    def __init__(self, prior: float, scores: Sequence[Sequence[float]]) -> None:
+        self.prior, self.scores = prior, scores
         best = [max(row) for row in scores]
-        if after is not None:
-            best = [max(b, *map(max, rows)) for b, rows in zip(best, after, strict=True)]
         self.bound = [0.0] * (len(best) + 1)
         for i in range(len(best) - 1, -1, -1):
             self.bound[i] = self.bound[i + 1] + best[i]
-        self._ranked: dict[tuple[int, int, tuple[int, ...]], list[tuple[float, int]]] = {}
+        self._ranked: dict[tuple[int, tuple[int, ...]], list[tuple[float, int]]] = {}
 
-    def ranked(self, position: int, allowed: tuple[int, ...], before: int = -1) -> list[tuple[float, int]]:
+    def ranked(self, position: int, allowed: tuple[int, ...]) -> list[tuple[float, int]]:
         """Allowed ids at a position, best first, as (negated score, id)."""
-        key = (position, before, allowed)
+        key = (position, allowed)
         if key not in self._ranked:
             row = self.scores[position]
-            if before >= 0 and self.after is not None:
-                places = self.after[position][before]
-                size = len(row) - len(places)
-                row = [*row[:size], *places]
             self._ranked[key] = sorted([(-row[token], token) for token in allowed])
         return self._ranked[key]
 
@@ -228,8 +215,7 @@ def decode(grammar: Grammar, candidates: Sequence[Lengths], edges: Edges) -> Ite
             heapq.heappush(queue, (urgency, -bound, next(tie), candidate, position, state, path, score, options, rank))
 
     def options_of(candidate: int, position: int, state: State) -> list[tuple[float, int]]:
-        before = state.pointer if state.phase == _IN_LEAF else -1
-        return candidates[candidate].ranked(position, grammar.options(state, edges), before)
+        return candidates[candidate].ranked(position, grammar.options(state, edges))
 
     found, steps, diving = 0, 0, False
     start = grammar.start()

@@ -86,7 +86,6 @@ class Encoded:
     mask: np.ndarray
     memory: Any
     priors: np.ndarray
-    fits: np.ndarray | None = None
 
 
 class NonAutoregressiveParser:
@@ -142,9 +141,7 @@ class NonAutoregressiveParser:
 
     def _encode(self, sources: list[Source]) -> Encoded:
         pieces, mask = pad(sources, self.tokenizer.pad_id)
-        encoded = Encoded(sources, pieces, mask, *self.backend.encode(pieces, mask))
-        fits = getattr(self.backend, "fits", None)
-        return encoded if fits is None else replace(encoded, fits=fits(encoded))
+        return Encoded(sources, pieces, mask, *self.backend.encode(pieces, mask))
 
     def _lengths(self, encoded: Encoded) -> tuple[np.ndarray, np.ndarray]:
         """The length beam of each row ``[B, beam]``, and the weighted log-probabilities of these lengths."""
@@ -153,7 +150,7 @@ class NonAutoregressiveParser:
         ranked = np.argsort(-priors[:, 1:], axis=1, kind="stable")[:, : self.config.length_beam] + 1
         return ranked, np.take_along_axis(priors, ranked, axis=1) * self.config.length_weight
 
-    def _tables(self, encoded: Encoded, rows: np.ndarray, lengths: np.ndarray) -> Iterator[tuple[list, list | None]]:
+    def _tables(self, encoded: Encoded, rows: np.ndarray, lengths: np.ndarray) -> Iterator[list[list[float]]]:
         """Scores ``[length][size + pieces]`` of the positions of targets of these lengths over these rows."""
         scores = refine(
             lambda tokens: self.backend.decode(encoded, rows, tokens, lengths),
@@ -161,12 +158,7 @@ class NonAutoregressiveParser:
             self.config.passes,
         )
         for k, (row, length) in enumerate(zip(rows.tolist(), lengths.tolist(), strict=True)):
-            pieces, size = len(encoded.sources[row]), self.ids.size
-            table = scores[k, :length, : size + pieces]
-            if encoded.fits is None:
-                yield table.tolist(), None
-            else:
-                yield table.tolist(), after_pieces(table[:, size:], encoded.fits[row, :pieces, :pieces]).tolist()
+            yield scores[k, :length, : self.ids.size + len(encoded.sources[row])].tolist()
 
     def _search(
         self, encoded: Encoded, ranked: np.ndarray, prior: np.ndarray, wanted: int, margin: float
@@ -192,7 +184,7 @@ class NonAutoregressiveParser:
             columns = [len(candidates[row]) + k for row, count in zip(rows, counts, strict=True) for k in range(count)]
             tables = self._tables(encoded, flat_rows, ranked[flat_rows, columns])
             for row, column, table in zip(flat_rows.tolist(), columns, tables, strict=True):
-                candidates[row].append(Lengths(float(prior[row, column]), *table))
+                candidates[row].append(Lengths(float(prior[row, column]), table))
 
         everything = np.arange(len(sources))
         wide = math.isinf(margin)
@@ -255,10 +247,3 @@ class NonAutoregressiveParser:
                 raise
             frame = None
         return Hypothesis(frame, decoded.score, trace)
-
-
-def after_pieces(places: np.ndarray, fits: np.ndarray) -> np.ndarray:
-    """Log-probabilities ``[T, S, S]`` of pieces after each piece; see :func:`parsers.pointer.after_pieces`."""
-    moved = places[:, None, :] + fits
-    mass = np.logaddexp.reduce(places, axis=1)[:, None] - np.logaddexp.reduce(moved, axis=2)
-    return moved + mass[:, :, None]

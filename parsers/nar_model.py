@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from parsers.length import LengthModule
-from parsers.pointer import PiecePairs
 from parsers.pointer_network import PointerConfig, PointerDecoder, PointerNetwork, shifted
 
 
@@ -29,8 +28,6 @@ class NARConfig(PointerConfig):
         length_dropout: inside the length module.
         reads_tokens: whether the decoder reads tokens already decided, which conditional masked training and
             mask-predict need.
-        pair_width: width of the vectors by which two pieces that are pointed at one after the other fit together, so
-            that both endpoints of a span are chosen jointly; 0 chooses each by itself (the papers).
     """
 
     length_hidden: int = 256
@@ -39,7 +36,6 @@ class NARConfig(PointerConfig):
     length_embedding: bool = True
     length_dropout: float = 0.3
     reads_tokens: bool = False
-    pair_width: int = 0
 
 
 class NARModel(PointerNetwork):
@@ -71,20 +67,7 @@ class NARModel(PointerNetwork):
             c.width, c.length_hidden, c.length_kernels, c.max_length + 1, c.length_dropout, c.length_pooling
         )
         self.lengths = nn.Embedding(c.max_length + 1, c.width) if c.length_embedding else None
-        self.pairs = PiecePairs(c.width, c.pair_width) if c.pair_width else None
         self.rescorer = PointerDecoder(c, causal_blocks, ontology, reads_tokens=True) if causal_blocks else None
-
-    def fits(self, memory: Tensor) -> Tensor:
-        """How well pieces follow each other in a target; see :class:`parsers.pointer.PiecePairs`.
-
-        Args:
-            memory: encoder states ``[B, S, width]``.
-
-        Returns:
-            ``[B, S, S]``, the piece that comes first before the one that follows.
-        """
-        assert self.pairs is not None
-        return self.pairs(memory)
 
     def encode(self, pieces: Tensor, mask: Tensor | None, noise: float = 0.0) -> tuple[Tensor, Tensor]:
         """Utterances to states and lengths.

@@ -76,39 +76,3 @@ class PointerHead(nn.Module):
             same = (pieces[:, :, None] == pieces[:, None, :]).to(attention.dtype)
             return attended, torch.matmul(attention, same).clamp(min=1e-7).log()
         return attended, F.log_softmax(logits, dim=-1)
-
-
-class PiecePairs(nn.Module):
-    """Logits of pointing at a piece right after another one, the same in every target: a bilinear form.
-
-    Args:
-        width: channels of encoder states.
-        inner: channels of the two vectors that are multiplied.
-    """
-
-    def __init__(self, width: int, inner: int) -> None:
-        super().__init__()
-        self.first, self.second = nn.Linear(width, inner), nn.Linear(width, inner)
-        self.scale = inner**-0.5
-
-    def forward(self, memory: Tensor) -> Tensor:
-        """States ``[B, S, width]`` to logits ``[B, S, S]``, the piece that comes first before the one that follows."""
-        return torch.matmul(self.first(memory), self.second(memory).transpose(1, 2)).float() * self.scale
-
-
-def after_pieces(scores: Tensor, fits: Tensor, ontology: int) -> Tensor:
-    """What a head gives places whose targets come after a piece that is known.
-
-    The mass that all pieces have together stays as it is, and with it ontology tokens.
-
-    Args:
-        scores: log-probabilities without that knowledge ``[N, ontology + S]``.
-        fits: logits of each piece after the known one ``[N, S]``, zeros where none is known.
-        ontology: ontology tokens.
-
-    Returns:
-        Log-probabilities ``[N, ontology + S]``.
-    """
-    labels, places = scores[:, :ontology], scores[:, ontology:]
-    moved = places + fits
-    return torch.cat((labels, moved + (places.logsumexp(dim=1) - moved.logsumexp(dim=1))[:, None]), dim=1)

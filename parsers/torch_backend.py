@@ -61,13 +61,6 @@ class TorchBackend:
         """See :class:`parsers.nar.Backend`."""
         return self._judge(self.model.decode, encoded, rows, tokens, lengths)
 
-    def fits(self, encoded: Encoded) -> np.ndarray | None:
-        """See :class:`parsers.nar.Backend`."""
-        if getattr(self.model, "pairs", None) is None:
-            return None
-        with self.evaluating():
-            return self.model.fits(encoded.memory).cpu().numpy()
-
     def rescore(self, encoded: Encoded, rows: np.ndarray, tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """See :class:`parsers.nar.Backend`."""
         return self._judge(self.model.rescore, encoded, rows, tokens, lengths)

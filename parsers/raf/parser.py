@@ -385,7 +385,7 @@ class RAFParser(NonAutoregressiveParser):
         if wanted:
             rows, lengths = (np.array(column, dtype=np.int64) for column in zip(*wanted, strict=True))
             for (row, length), table in zip(wanted, self._tables(encoded, rows, lengths), strict=True):
-                scored[row][length] = Lengths(float(priors[row, length]), *table)
+                scored[row][length] = Lengths(float(priors[row, length]), table)
         for candidate, row, ids in candidates:
             candidate.composed = float(priors[row, len(ids)])
             if (like := scored[row].get(len(ids))) is not None:
