@@ -118,7 +118,7 @@ def graphs(model: NARModel, vocabulary: int) -> list[Graph]:
         *made,
         Graph("query", _Part(model, "query"), masked_states, ("vector",), {"memory": rows, "mask": rows}, False),
         Graph(
-            "describe", _Part(model, "described"), glosses, ("vector", "states"),
+            "describe", _Part(model, "introduce"), glosses, ("vector", "states"),
             {"memory": rows, "mask": rows, "leaves": spans}, False,
         ),
         Graph(

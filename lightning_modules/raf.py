@@ -81,11 +81,11 @@ class Reading(NamedTuple):
     """A bank as the encoder last read it.
 
     Attributes:
-        keys: vectors of the scenarios ``[N, retrieval_width]``.
+        glosses: what the glosses of the scenarios say ``[N, retrieval_width]``; see :meth:`parsers.raf.model.RAF.keys`.
         leaves: states of all their leaves, in the order of the bank, ``[leaves, leaf_width]``.
     """
 
-    keys: Tensor
+    glosses: Tensor
     leaves: Tensor
 
 
@@ -121,7 +121,9 @@ class RAFModule(PretrainedModule, NARModule):
         """See :meth:`ParserModule.make_model` and :meth:`PretrainedModule.make_transformer`."""
         transformer = self.make_transformer(tokenizer)
         second = copy.deepcopy(transformer) if self.config.encoders == "separate" else None
-        return RAF(self.config, transformer, tokenizer.prefix, tokenizer.suffix, ontology, second)
+        assert self.assets is not None and self.assets.bank is not None
+        scenarios = len(self.assets.bank)
+        return RAF(self.config, transformer, tokenizer.prefix, tokenizer.suffix, ontology, second, scenarios)
 
     def build(self, assets: Assets) -> None:
         """Builds the model, and cuts the glosses of the bank.
@@ -166,11 +168,10 @@ class RAFModule(PretrainedModule, NARModule):
         reading = self._read()
         digest = hashlib.sha256()
         for name, parameter in self.model.named_parameters():
-            if name.startswith(("encoder.", "scenario_encoder.", "key_head.")):
+            if name.startswith(("encoder.", "scenario_encoder.", "key_head.", "own_vectors")):
                 digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
-        index = ScenarioIndex.build(
-            reading.keys.cpu().numpy(), digest.hexdigest(), bank.digest, IndexConfig(self.decoding.index)
-        )
+        keys = self.model.keys(reading.glosses).detach().cpu().numpy()
+        index = ScenarioIndex.build(keys, digest.hexdigest(), bank.digest, IndexConfig(self.decoding.index))
         return ScenarioTable(bank, index, self.model.scale.item(), reading.leaves.cpu().numpy())
 
     @torch.no_grad()
@@ -200,12 +201,12 @@ class RAFModule(PretrainedModule, NARModule):
     def _renewed(self, reading: Reading, rows: LeafRows, places: np.ndarray, group: GlossBatch) -> Reading:
         """The reading, with a group of scenarios read anew."""
         assert self.model is not None
-        device = reading.keys.device
+        device = reading.glosses.device
         pieces, mask, at, leaf_mask = (torch.from_numpy(array).to(device) for array in group)
-        keys, leaves = self.model.describe(pieces, mask, at)
+        glosses, leaves = self.model.describe(pieces, mask, at)
         there = torch.from_numpy(rows.of(places)[0]).to(device)
         return Reading(
-            reading.keys.index_copy(0, torch.from_numpy(places).to(device), keys.float()),
+            reading.glosses.index_copy(0, torch.from_numpy(places).to(device), glosses.float()),
             reading.leaves.index_copy(0, there[leaf_mask], leaves[leaf_mask].float()),
         )
 
@@ -221,11 +222,12 @@ class RAFModule(PretrainedModule, NARModule):
         rows = LeafRows(self.glosses.leaf_counts)
         for chosen, group in self.glosses.groups(read.cpu().numpy(), STEP_GROUP):
             reading = self._renewed(reading, rows, chosen, group)
-        self.reading = Reading(reading.keys.detach(), reading.leaves.detach())
+        self.reading = Reading(reading.glosses.detach(), reading.leaves.detach())
+        known = model.keys(reading.glosses)
         if o.negatives == "bank":
-            keys, gold = reading.keys, batch.scenarios
+            keys, gold = known, batch.scenarios
         else:
-            keys, gold = reading.keys[named], torch.searchsorted(named, batch.scenarios)
+            keys, gold = known[named], torch.searchsorted(named, batch.scenarios)
         retrieval = mean_of_rows(retrieval_nll(queries, keys, gold, model.scale, o.label_smoothing), batch)
         if self._warming_up():
             return {"loss": retrieval, "retrieval": retrieval}
@@ -240,7 +242,7 @@ class RAFModule(PretrainedModule, NARModule):
         if o.ranking_loss:
             rivals = (spans[:, 1:].flatten(3).amax(dim=3) * leaf_mask[:, 1:]).sum(dim=2)
             filled = torch.cat((found.sum(dim=1, keepdim=True), rivals), dim=1)
-            total = model.scale * torch.einsum("bd,bkd->bk", queries, reading.keys[places]) + filled
+            total = model.scale * torch.einsum("bd,bkd->bk", queries, known[places]) + filled
             losses["ranking"] = mean_of_rows(-torch.log_softmax(total, dim=1)[:, 0], batch)
             losses["loss"] = losses["loss"] + o.ranking_loss * losses["ranking"]
         if o.compose_loss:
@@ -276,8 +278,8 @@ class RAFModule(PretrainedModule, NARModule):
     @torch.no_grad()
     def _nearest(self, queries: Tensor, reading: Reading, batch: Batch, count: int) -> Tensor:
         """Places ``[B, count]`` of the scenarios, other than their own, that the rows are nearest to."""
-        assert batch.scenarios is not None
-        near = queries @ reading.keys.T
+        assert self.model is not None and batch.scenarios is not None
+        near = queries @ self.model.keys(reading.glosses).T
         near.scatter_(1, batch.scenarios[:, None], -torch.inf)
         return near.topk(min(count, near.shape[1] - 1)).indices
 

@@ -31,7 +31,7 @@ FILLINGS = ("table", "together")
 ENCODERS = ("shared", "separate")
 #: How names of parameters begin that a span pointer does not have.
 OWN = (
-    "query_head.", "key_head.", "sharpness", "leaf_head.", "leaf_entry.", "fill_blocks.", "spans.", "scenario_encoder.",
+    "query_head.", "key_head.", "own_vectors", "sharpness", "leaf_head.", "leaf_entry.", "fill_blocks.", "spans.", "scenario_encoder.",
 )  # fmt: skip
 
 
@@ -43,6 +43,10 @@ class RAFConfig(SpanPointerConfig):
         gloss: how scenarios are put into words, a name in :data:`retrieval.scenario.STYLES`.
         pooling: of states to a vector, ``mean`` or ``first``.
         retrieval_width: width of the vectors that are compared.
+        own_vectors: whether each scenario of the training's bank has a vector of its own, which is learned and added to what
+            its gloss says (ours): glosses alone hardly tell apart scenarios that differ in one slot.
+        lift: what the vectors of scenarios are multiplied by that have none of their own where others have, since they come
+            later; what was learned for the others makes these look more likely than glosses alone would.
         filling: ``table`` looks up what the encoder made of a scenario's leaves and decodes spans from it (ours);
             ``together`` has the encoder read utterance and scenario in one sequence, for every candidate (the paper).
         encoders: ``shared``, or ``separate`` ones for utterances and for scenarios that are retrieved.
@@ -55,6 +59,8 @@ class RAFConfig(SpanPointerConfig):
     gloss: str = "intrinsic"
     pooling: str = "mean"
     retrieval_width: int = 128
+    own_vectors: bool = False
+    lift: float = 1.03
     filling: str = "table"
     encoders: str = "shared"
     leaf_width: int = 128
@@ -120,6 +126,7 @@ class RAF(SpanPointer):
         suffix: special ids after it.
         ontology: ontology tokens.
         scenario_transformer: the encoder of scenarios, where they have their own.
+        scenarios: of the training's bank, for vectors of their own.
     """
 
     def __init__(
@@ -130,6 +137,7 @@ class RAF(SpanPointer):
         suffix: Sequence[int],
         ontology: int,
         scenario_transformer: PreTrainedModel | None = None,
+        scenarios: int = 0,
     ) -> None:
         super().__init__(config, transformer, prefix, suffix, ontology)
         c = config
@@ -141,6 +149,8 @@ class RAF(SpanPointer):
         self.pooling = c.pooling
         self.query_head = nn.Linear(c.width, c.retrieval_width)
         self.key_head = nn.Linear(c.width, c.retrieval_width)
+        self.own_vectors = nn.Parameter(torch.zeros(scenarios, c.retrieval_width)) if c.own_vectors else None
+        self.lift = c.lift if c.own_vectors else 1.0
         self.sharpness = nn.Parameter(torch.tensor(math.log(20.0)))
         self.fills_together = c.filling == "together"
         # What is read together with an utterance leaves nothing for a table.
@@ -156,7 +166,12 @@ class RAF(SpanPointer):
     def load_narrower(self, parameters: Mapping[str, Tensor], old: Sequence[str], new: Sequence[str]) -> None:
         """See :meth:`parsers.pointer_network.PointerNetwork.load_narrower`; those of a span pointer will do as well."""
         own = {name: value for name, value in self.state_dict().items() if name.startswith(OWN)}
-        super().load_narrower({**own, **parameters}, old, new)
+        loaded = {**own, **parameters}
+        if self.own_vectors is not None and len(loaded["own_vectors"]) < len(self.own_vectors):
+            # A bank that goes on from another has that one's scenarios first.
+            known = loaded["own_vectors"]
+            loaded["own_vectors"] = torch.cat((known.to(self.own_vectors), self.own_vectors.detach()[len(known) :]))
+        super().load_narrower(loaded, old, new)
 
     @property
     def bankable(self) -> bool:
@@ -171,6 +186,27 @@ class RAF(SpanPointer):
     def query(self, memory: Tensor, mask: Tensor | None) -> Tensor:
         """Utterance states ``[B, S, width]`` to unit vectors ``[B, retrieval_width]``."""
         return F.normalize(self.query_head(pool(memory, mask, self.pooling)).float(), dim=-1)
+
+    def keys(self, glosses: Tensor) -> Tensor:
+        """What the scenarios of a bank are found by.
+
+        Args:
+            glosses: what their glosses say, unit vectors ``[N, retrieval_width]`` in the order of the bank, those that were
+                added after training last.
+
+        Returns:
+            Vectors ``[N, retrieval_width]``, of unit length but for those added where others have vectors of their own.
+        """
+        if self.own_vectors is None:
+            return glosses
+        known = len(self.own_vectors)
+        named = F.normalize(glosses[:known] + self.own_vectors, dim=-1)
+        return named if len(glosses) == known else torch.cat((named, glosses[known:] * self.lift))
+
+    def introduce(self, states: Tensor, mask: Tensor, leaves: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`described`, for scenarios that are added after training: the vectors that they are found by."""
+        glosses, leaf_states = self.described(states, mask, leaves)
+        return glosses * self.lift, leaf_states
 
     def describe(self, pieces: Tensor, mask: Tensor, leaves: Tensor) -> tuple[Tensor, Tensor]:
         """Scenarios by their glosses.
