@@ -33,8 +33,8 @@ TINY_RAF = [
     "--model.init_args.model.leaf_width=16",
     "--model.init_args.optimization.encoder_lr=1e-3",
     "--model.init_args.optimization.lr=1e-3",
+    "--model.init_args.optimization.compose_lr=1e-3",
     "--data.batch_size=64",
-    "--data.variants=0",
     "--trainer.precision=32-true",
     "--trainer.enable_model_summary=false",
 ]

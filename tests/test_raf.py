@@ -192,6 +192,7 @@ def test_candidates_are_ranked_and_told(raf_checkpoint: Path, corpus: Path):
         ({"spans": "endpoints"}, {"negatives": "mined", "ranking_loss": 1.0}),
         ({"filling": "together"}, {"ranking_loss": 1.0, "ranked": 2}),
         ({"encoders": "separate", "pooling": "first"}, {}),
+        ({"own_vectors": True}, {"negatives": "mined"}),
     ],
     ids=str,
 )
@@ -283,6 +284,29 @@ def test_composition_has_a_rate_of_its_own():
     assert [module.rate(f"model.{name}") for name in names] == [3.0, 2.0, 1.0]
     module.optimization = RAFOptimizationConfig(lr=3.0)
     assert module.rate("model.length.out.weight") == 3.0
+
+
+def test_scenarios_of_the_training_have_vectors_of_their_own(tmp_path: Path):
+    encoder = str(save_encoder(tmp_path / "encoder", "bert", ["wake me at 6"]))
+    config = RAFConfig(
+        encoder, width=32, decoder_heads=2, decoder_layers=1, length_hidden=16, retrieval_width=8, own_vectors=True, lift=1.5
+    )  # fmt: skip
+    raf = RAF(config, load_transformer(encoder), [1], [2], 5, scenarios=3)
+    assert raf.own_vectors is not None
+    glosses = torch.nn.functional.normalize(torch.randn(5, 8), dim=1)
+    # Nothing is learned yet, and what comes later is lifted.
+    assert torch.allclose(raf.keys(glosses), glosses * torch.tensor([1, 1, 1, 1.5, 1.5])[:, None])
+    raf.own_vectors.data[1] = 100 * glosses[0]
+    assert torch.allclose(raf.keys(glosses)[1], glosses[0], atol=0.05)
+    assert torch.equal(raf.keys(glosses)[[0, 2]], raf.keys(glosses[:3])[[0, 2]])
+    states, mask, leaves = torch.randn(2, 4, 32), torch.ones(2, 4, dtype=torch.bool), torch.zeros(2, 1, dtype=torch.long)
+    introduced, described = (part(states, mask, leaves)[0] for part in (raf.introduce, raf.described))
+    assert torch.allclose(introduced, 1.5 * described)
+    # A bank that goes on from another one: its scenarios first, then new ones without a vector yet.
+    wider = RAF(config, load_transformer(encoder), [1], [2], 6, scenarios=4)
+    wider.load_narrower(raf.state_dict(), list("abcde"), list("abcdef"))
+    assert wider.own_vectors is not None and torch.equal(wider.own_vectors[:3], raf.own_vectors)
+    assert not wider.own_vectors[3].any()
 
 
 def test_its_span_pointer_can_be_had_by_itself(tmp_path: Path):

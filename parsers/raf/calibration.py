@@ -17,7 +17,7 @@ from parsers.raf.parser import Candidate, RAFDecodingConfig
 #: Settings tried: weights of filling and composition relative to retrieval's, the rescorer's share in composition, and
 #: what leaving the bank costs.
 FILL = (0.0, 0.25, 0.5, 1.0, 2.0)
-COMPOSE = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+COMPOSE = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 12.0, 16.0)
 JUDGE = (0.0, 0.25, 0.5, 0.75, 1.0)
 LEAVE = tuple(np.round(np.arange(-12.0, 0.5, 0.5), 1).tolist())
 
