@@ -102,11 +102,10 @@ def _write(
             content = onnx_bytes(graph)
             worst = max(worst, difference(graph, content))
             write_bytes(path, content)
-            if graph.quantized:
-                if "int8" in precisions:
-                    _quantize(path, path.with_suffix(".int8.onnx"))
-                if "fp32" not in precisions:
-                    path.unlink()
+            if "int8" in precisions:
+                _quantize(path, path.with_suffix(".int8.onnx"))
+            if "fp32" not in precisions:
+                path.unlink()
         module.assets.tokenizer.save(staging / "tokenizer.json")
         module.assets.ontology.save(staging / "ontology.json")
         table = _scenarios(module, staging) if isinstance(module, RAFModule) else {}

@@ -33,7 +33,6 @@ class Graph:
         inputs: seed to example inputs of three rows, by name.
         outputs: names of what comes out.
         axes: dynamic axes of each input, by name of the input.
-        quantized: whether int8 pays; what is small, or feeds a search, stays as it is.
     """
 
     name: str
@@ -41,7 +40,6 @@ class Graph:
     inputs: Callable[[int], dict[str, Tensor]]
     outputs: tuple[str, ...]
     axes: dict[str, dict[int, Any]]
-    quantized: bool = True
 
 
 class _Part(nn.Module):
@@ -116,10 +114,10 @@ def graphs(model: NARModel, vocabulary: int) -> list[Graph]:
     spans = {0: batch, 1: leaves}
     return [
         *made,
-        Graph("query", _Part(model, "query"), masked_states, ("vector",), {"memory": rows, "mask": rows}, False),
+        Graph("query", _Part(model, "query"), masked_states, ("vector",), {"memory": rows, "mask": rows}),
         Graph(
             "describe", _Part(model, "introduce"), glosses, ("vector", "states"),
-            {"memory": rows, "mask": rows, "leaves": spans}, False,
+            {"memory": rows, "mask": rows, "leaves": spans},
         ),
         Graph(
             "fill", _Part(model, "fill"), scenarios, ("scores",),

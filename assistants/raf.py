@@ -60,8 +60,7 @@ class RAFBundleParser(RAFParser, BundleParser):
         Raises:
             BundleError: a graph or the bank is missing or damaged.
         """
-        own = {"fill": bundle.read("fill" + suffix)}
-        own |= {name: bundle.read(f"{name}.onnx") for name in ("query", "describe")}
+        own = {name: bundle.read(name + suffix) for name in ("query", "describe", "fill")}
         decoding = RAFDecodingConfig(**bundle.manifest["decoding"])
         return cls(RAFOnnxBackend({**shared, **own}), tokenizer, ontology, banks.read(bundle), decoding)
 
