@@ -299,7 +299,11 @@ def test_scenarios_of_the_training_have_vectors_of_their_own(tmp_path: Path):
     raf.own_vectors.data[1] = 100 * glosses[0]
     assert torch.allclose(raf.keys(glosses)[1], glosses[0], atol=0.05)
     assert torch.equal(raf.keys(glosses)[[0, 2]], raf.keys(glosses[:3])[[0, 2]])
-    states, mask, leaves = torch.randn(2, 4, 32), torch.ones(2, 4, dtype=torch.bool), torch.zeros(2, 1, dtype=torch.long)
+    states, mask, leaves = (
+        torch.randn(2, 4, 32),
+        torch.ones(2, 4, dtype=torch.bool),
+        torch.zeros(2, 1, dtype=torch.long),
+    )
     introduced, described = (part(states, mask, leaves)[0] for part in (raf.introduce, raf.described))
     assert torch.allclose(introduced, 1.5 * described)
     # A bank that goes on from another one: its scenarios first, then new ones without a vector yet.
