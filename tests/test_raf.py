@@ -177,7 +177,7 @@ def test_candidates_are_ranked_and_told(raf_checkpoint: Path, corpus: Path):
         assert hypotheses[0].trace["candidates"] and hypotheses[0].trace["tokens"][0].startswith("IN:")
     utterances = [row.utterance for row in rows]
     wanted = module.parser().parse(utterances)
-    module.decoding.index, module._table = "sq8", None
+    module.decoding.index, module._table = "hnsw", None
     found = module.parser().parse(utterances)
     assert np.mean([a[0].frame == b[0].frame for a, b in zip(found, wanted, strict=True)]) > 0.8
     (log,) = raf_checkpoint.parent.glob("csv/*/metrics.csv")
