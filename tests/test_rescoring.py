@@ -1,5 +1,6 @@
 """Frames judged a second time, token by token in one pass."""
 
+import copy
 import json
 import sys
 from dataclasses import replace
@@ -78,13 +79,19 @@ def test_the_rescorer_sees_only_what_comes_before(trained: Path):
 
 
 def test_scores_are_those_of_decoder_and_rescorer_together(parser: NonAutoregressiveParser, utterances: list[str]):
+    # A rescorer that is disturbed disagrees with the decoder, whatever the tiny parser has learned.
+    parser = copy.deepcopy(parser)
+    torch.manual_seed(0)
+    for parameter in parser.backend.model.rescorer.parameters():
+        parameter.data += torch.randn_like(parameter)
     alone = _with(parser, rescored=0).parse(utterances, n_best=6)
-    ids, apart = TargetIds(parser.ontology), 0
+    ids, changed = TargetIds(parser.ontology), 0
     sources = parser.tokenizer.batch(utterances)
     rescored = _with(parser, rescoring_margin=1e6).parse(utterances, n_best=6)
     for row, (found, before) in enumerate(zip(rescored, alone, strict=True)):
         assert {str(h.frame) for h in found} == {str(h.frame) for h in before}
         assert [h.score for h in found] == sorted((h.score for h in found), reverse=True)
+        changed += found[0].frame != before[0].frame
         composed = {str(h.frame): h.score for h in before}
         encoded = parser._encode([sources[row]])
         for hypothesis in found:
@@ -92,8 +99,7 @@ def test_scores_are_those_of_decoder_and_rescorer_together(parser: NonAutoregres
             judged = parser.backend.rescore(encoded, np.array([0]), tokens, np.array([tokens.shape[1]]))
             together = 0.5 * composed[str(hypothesis.frame)] + 0.5 * float(judged[0])
             assert np.isclose(hypothesis.score, together, atol=1e-3)
-            apart += abs(float(judged[0]) - composed[str(hypothesis.frame)]) > 0.1
-    assert apart, "a rescorer that always says what the decoder says was not asked"
+    assert changed, "a rescorer that never disagrees was not asked"
 
 
 def test_one_frame_is_asked_for_as_many_are(parser: NonAutoregressiveParser, utterances: list[str]):
