@@ -122,8 +122,9 @@ class RAFModule(PretrainedModule, NARModule):
         transformer = self.make_transformer(tokenizer)
         second = copy.deepcopy(transformer) if self.config.encoders == "separate" else None
         assert self.assets is not None and self.assets.bank is not None
-        scenarios = len(self.assets.bank)
-        return RAF(self.config, transformer, tokenizer.prefix, tokenizer.suffix, ontology, second, scenarios)
+        # What no row shows would learn nothing but to be left alone.
+        shown = self.assets.bank.shown
+        return RAF(self.config, transformer, tokenizer.prefix, tokenizer.suffix, ontology, second, shown)
 
     def build(self, assets: Assets) -> None:
         """Builds the model, and cuts the glosses of the bank.

@@ -55,6 +55,11 @@ class ScenarioBank:
         """Training rows that have it; 0 for a scenario added by hand or unknown."""
         return self._counts.get(scenario, 0)
 
+    @property
+    def shown(self) -> int:
+        """How many places there are up to the last scenario that a training row has; behind it none has been seen."""
+        return max((place + 1 for place, count in enumerate(self._counts.values()) if count), default=0)
+
     def added(self, scenarios: Iterable[Scenario]) -> ScenarioBank:
         """This bank and further scenarios, which no row has shown; known ones stay as they are."""
         return ScenarioBank({**self._counts, **{s: 0 for s in scenarios if s not in self}})

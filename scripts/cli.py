@@ -109,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     calibrate.add_argument("--data-root", help="corpus folder (default: the variable TOPV2_DIR)")
     calibrate.add_argument("--split", default="eval", help="every other row is fitted on, the rest reported on")
+    calibrate.add_argument("--domains", nargs="+", help="use these domains only")
     calibrate.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     _add_device(calibrate)
 
@@ -383,7 +384,7 @@ def _calibrate(options: Any) -> None:
     from lightning_modules.evaluation import environment
 
     root = data_root(options.data_root)
-    examples = read_split(root, options.split)
+    examples = read_split(root, options.split, options.domains)
     with Progress(transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("finding candidates", total=len(examples))
         figures = calibrate_checkpoint(
@@ -392,7 +393,10 @@ def _calibrate(options: Any) -> None:
         )  # fmt: skip
     print(json.dumps(figures, indent=2))
     if options.json is not None:
-        made = {"split": options.split, "evaluated_on": corpus_checksum(root, options.split)}
+        made = {
+            "split": options.split, "domains": options.domains,
+            "evaluated_on": corpus_checksum(root, options.split, options.domains),
+        }  # fmt: skip
         write_json(options.json, {**figures, **made, "environment": environment()})
 
 

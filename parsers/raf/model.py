@@ -43,10 +43,11 @@ class RAFConfig(SpanPointerConfig):
         gloss: how scenarios are put into words, a name in :data:`retrieval.scenario.STYLES`.
         pooling: of states to a vector, ``mean`` or ``first``.
         retrieval_width: width of the vectors that are compared.
-        own_vectors: whether each scenario of the training's bank has a vector of its own, which is learned and added to what
-            its gloss says (ours): glosses alone hardly tell apart scenarios that differ in one slot.
-        lift: what the vectors of scenarios are multiplied by that have none of their own where others have, since they come
-            later; what was learned for the others makes these look more likely than glosses alone would.
+        own_vectors: whether each scenario that a training row has shown has a vector of its own, which is learned and added
+            to what its gloss says (ours): glosses alone hardly tell apart scenarios that differ in one slot.
+        lift: what the vectors of scenarios are multiplied by that have none of their own where others have, since no row
+            shows them or they come later; what was learned for the others makes these look more likely than glosses alone
+            would.
         filling: ``table`` looks up what the encoder made of a scenario's leaves and decodes spans from it (ours);
             ``together`` has the encoder read utterance and scenario in one sequence, for every candidate (the paper).
         encoders: ``shared``, or ``separate`` ones for utterances and for scenarios that are retrieved.
@@ -126,7 +127,7 @@ class RAF(SpanPointer):
         suffix: special ids after it.
         ontology: ontology tokens.
         scenario_transformer: the encoder of scenarios, where they have their own.
-        scenarios: of the training's bank, for vectors of their own.
+        scenarios: how many of the bank have vectors of their own, the first ones.
     """
 
     def __init__(
@@ -191,11 +192,11 @@ class RAF(SpanPointer):
         """What the scenarios of a bank are found by.
 
         Args:
-            glosses: what their glosses say, unit vectors ``[N, retrieval_width]`` in the order of the bank, those that were
-                added after training last.
+            glosses: what their glosses say, unit vectors ``[N, retrieval_width]`` in the order of the bank, those that no
+                row has shown last.
 
         Returns:
-            Vectors ``[N, retrieval_width]``, of unit length but for those added where others have vectors of their own.
+            Vectors ``[N, retrieval_width]``, of unit length but for those without one of their own where others have it.
         """
         if self.own_vectors is None:
             return glosses
