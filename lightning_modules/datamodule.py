@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from data.topv2.augment import recombine, swap_values
+from data.topv2.augment import swap_values
 from data.topv2.batches import BatchStream, EncodedCorpus
 from data.topv2.errors import FramefillError, UsageError
 from data.topv2.frame import Frame
@@ -100,8 +101,6 @@ class TOPv2DataModule(pl.LightningDataModule):
         fraction: share of the training rows to train on, drawn once by a fixed seed, for trials and learning curves.
         variants: for each training row, this many variants with slot values of other rows (see
             :func:`data.topv2.augment.swap_values`).
-        recombined: for each training row, at most this many rows made of it whose scenarios are those of ``bank_splits`` that
-            no training row has (see :func:`data.topv2.augment.recombine`); they count as its variants.
         varied: probability that a variant stands in for its row, drawn anew in every epoch.
         pruned: probability that an epoch leaves out a row whose last loss is below the mean (InfoBatch, see
             :class:`data.topv2.pruning.Pruning`); 0 for none. The last eighth of the epochs, and at least the last
@@ -128,7 +127,6 @@ class TOPv2DataModule(pl.LightningDataModule):
         without_intents: list[str] | None = None,
         fraction: float = 1.0,
         variants: int = 0,
-        recombined: int = 0,
         varied: float = 0.5,
         pruned: float = 0.0,
         batch_size: int = 256,
@@ -159,7 +157,6 @@ class TOPv2DataModule(pl.LightningDataModule):
 
         Raises:
             CorpusError: the folder is not in the official layout.
-            UsageError: rows are to be recombined into known scenarios, and none are known.
         """
         if self.assets is not None:
             return
@@ -184,36 +181,30 @@ class TOPv2DataModule(pl.LightningDataModule):
         else:
             utterances = [example.utterance for example in train]
             tokenizer = PieceTokenizer.train_sentencepiece(utterances, h.vocabulary, h.lowercase)
-        if h.recombined and not h.bank_splits:
-            raise UsageError(
-                "E429", "data.recombined makes rows of scenarios that are known, and none are.",
-                remedy="Name splits in data.bank_splits.",
-            )  # fmt: skip
-        known = [row.frame for split in h.bank_splits or () for row in read_split(root, split, h.domains)]
-        recombined = recombine(train, known, h.recombined, h.seed)
         swapped = swap_values(train, h.variants, h.seed)
-        made = [[*one, *other] for one, other in zip(swapped, recombined, strict=True)]
-        train += [variant for variants in made for variant in variants]
+        train += [variant for variants in swapped for variant in variants]
         frames = [example.frame.decoupled() for example in train]
-        ontology = Ontology.from_frames(frames[: len(made)])
-        bank = self._bank(frames[: len(made)], started, known) if h.bank else None
+        ontology = Ontology.from_frames(frames[: len(swapped)])
+        bank = self._bank(root, frames[: len(swapped)], started) if h.bank else None
         self.assets = Assets(tokenizer, started.ontology.merged(ontology) if started else ontology, h.form, bank)
         pieces, targets = _encoded(train, frames, tokenizer, POINTER_FORMS[h.form](), TargetIds(self.assets.ontology))
-        counts = [len(variants) for variants in made]
+        counts = [len(variants) for variants in swapped]
         places = None
         if bank is not None:
-            # The bank has the scenarios of all variants: those of the rows, or known ones.
-            place_of = {scenario: place for place, scenario in enumerate(bank)}
-            places = [place_of[Scenario.from_frame(frame)] for frame in frames]
+            # Swapping values leaves the scenario as it is, so the bank has those of the variants too.
+            known = {scenario: place for place, scenario in enumerate(bank)}
+            places = [known[Scenario.from_frame(frame)] for frame in frames]
         self.train_corpus = EncodedCorpus(pieces, targets, tokenizer.pad_id, counts, places)
 
-    @staticmethod
-    def _bank(frames: Sequence[Frame], started: Assets | None, known: Sequence[Frame]) -> ScenarioBank:
-        """Scenarios of the training frames, of the checkpoint to start from, and of frames that are only known."""
+    def _bank(self, root: Path, frames: Sequence[Frame], started: Assets | None) -> ScenarioBank:
+        """Scenarios of the training frames, of the checkpoint to start from, and of the splits whose scenarios are known."""
+        h: Any = self.hparams
         bank = ScenarioBank.from_frames(frames)
         if started is not None and started.bank is not None:
             bank = started.bank.merged(bank)
-        return bank.added(map(Scenario.from_frame, known))
+        for split in h.bank_splits or ():
+            bank = bank.added(Scenario.from_frame(row.frame) for row in read_split(root, split, h.domains))
+        return bank
 
     def reported_examples(self) -> list[Example]:
         """All rows of the split whose figures are recorded, whatever ``validation_rows``."""

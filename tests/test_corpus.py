@@ -1,6 +1,4 @@
 import http.server
-import itertools
-import re
 import threading
 import zipfile
 from collections import Counter
@@ -10,7 +8,7 @@ import pytest
 
 from data.topv2 import download as downloading
 from data.topv2 import verify as verifying
-from data.topv2.augment import recombine, swap_values, with_texts
+from data.topv2.augment import swap_values, with_texts
 from data.topv2.describe import describe
 from data.topv2.errors import CorpusError, FrameError, MachineError, UsageError
 from data.topv2.files import sha256, whole_folder, write_text
@@ -309,52 +307,6 @@ def test_swapped_values_keep_the_rest():
             assert variant.frame.scenario() == row.frame.scenario()
             assert _slot_texts(variant) <= values
             assert Frame.parse(str(variant.frame), variant.utterance) == variant.frame
-
-
-def test_rows_are_recombined_into_known_scenarios_only():
-    def row(text: str, utterance: str) -> Example:
-        return Example("music", utterance, Frame.parse(text, utterance), "")
-
-    whole = row("[IN:A play [SL:B one song ] , by [SL:C [IN:D mr [SL:E x ] ] ] now ! ]", "play one song, by mr x now!")
-    other = row("[IN:A [SL:F loud ] please ]", "loud please")
-    wanted = {
-        "[IN:A [SL:C [IN:D [SL:E ] ] ] ]": {"play, by mr x now!", "mr x please"},
-        "[IN:A [SL:B ] ]": {"play one song, by now!", "one song please"},
-        "[IN:A [SL:B ] [SL:C [IN:D [SL:E ] ] ] [SL:F ] ]": {"play one song, by mr x loud now!"},
-        "[IN:A [SL:F ] [SL:C [IN:D [SL:E ] ] ] ]": {"play loud, by mr x now!", "loud mr x please"},
-        "[IN:A ]": {"please"},
-    }
-    for scenario, utterances in wanted.items():
-        known = Frame.parse(re.sub(r"(SL:[BEF]) ", r"\1 word ", scenario))
-        made = recombine([whole, other], [known, whole.frame], 8, seed=0)
-        assert {example.utterance for examples in made for example in examples} == utterances
-        for example in itertools.chain(*made):
-            assert example.frame.scenario() == scenario and example.domain == "music"
-            assert {slot.label: example.frame.text(span) for slot in example.frame.slots() for span in slot.children
-                    if isinstance(span, Span)}.items() <= {"B": "one song", "E": "x", "F": "loud"}.items()  # fmt: skip
-    assert recombine([whole, other], [], 8, seed=0) == [[], []]
-    assert recombine([whole, other], [Frame.parse("[IN:A ]")], 0, seed=0) == [[], []]
-    # A slot of several stretches makes another scenario than one of one stretch.
-    assert recombine([whole, other], [Frame.parse("[IN:A [SL:B [IN:D ] word ] ]")], 8, seed=0) == [[], []]
-
-
-def test_recombination_copes_with_any_row():
-    rows = generate(seed=3, train=400, evaluation=1, test=1)["train"]
-    known, some = [row.frame for row in rows], rows[:60]
-    made = recombine(some, known, 4, seed=0)
-    shown = {row.frame.scenario() for row in some}
-    assert made == recombine(some, known, 4, seed=0)
-    assert recombine(some, known, 1, seed=0) != recombine(some, known, 1, seed=1)
-    values = {value[1:] for row in some for value in _slot_texts(row)}
-    for row, examples in zip(some, made, strict=True):
-        assert len(examples) <= 4
-        for example in examples:
-            assert (
-                example.frame.scenario() in {frame.scenario() for frame in known} - shown
-                and example.domain == row.domain
-            )
-            assert {value[1:] for value in _slot_texts(example)} <= values
-    assert any(made)
 
 
 def _slot_texts(row: Example) -> set[tuple[str, str, str]]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,8 +13,6 @@ from data.topv2.reader import Example
 
 #: Probability with which a slot of a variant is refilled.
 REFILLED = 0.5
-#: Changes tried for each recombined row that is wanted.
-TRIES = 16
 
 
 def swap_values(examples: Sequence[Example], copies: int, seed: int) -> list[list[Example]]:
@@ -71,15 +69,13 @@ def with_texts(frame: Frame, texts: dict[Span, str]) -> Frame:
         utterance += text
         end = span.end
 
-    root = _moved(frame.root, moved.__getitem__)
+    def rebuilt(node: Node) -> Node:
+        children = tuple(moved[child] if isinstance(child, Span) else rebuilt(child) for child in node.children)
+        return type(node)(node.label, children)  # type: ignore[arg-type]
+
+    root = rebuilt(frame.root)
     assert isinstance(root, Intent)
     return Frame(root, utterance + frame.utterance[end:])
-
-
-def _moved(node: Node, move: Callable[[Span], Span]) -> Node:
-    """The node with other spans."""
-    children = tuple(move(child) if isinstance(child, Span) else _moved(child, move) for child in node.children)
-    return type(node)(node.label, children)  # type: ignore[arg-type]
 
 
 def _fillable(frame: Frame) -> Iterator[tuple[str, Span]]:
@@ -96,137 +92,3 @@ def _fillable(frame: Frame) -> Iterator[tuple[str, Span]]:
                 yield from walk(child)
 
     return walk(frame.root)
-
-
-def recombine(examples: Sequence[Example], known: Iterable[Frame], copies: int, seed: int) -> list[list[Example]]:
-    """Rows with scenarios that no row has: one slot of a row left out, added from another row, or exchanged for one.
-
-    Data recombination (Jia and Liang 2016) that a bank guides: only what makes a scenario that is known to occur is kept.
-    Frames with a slot that holds no words, or several stretches of them, play no part.
-
-    Args:
-        examples: training rows.
-        known: frames whose scenarios are known to occur; nothing else of them is looked at.
-        copies: recombined rows made of each row, at most.
-        seed: of the draws.
-
-    Returns:
-        For each row those made from it, with decoupled frames.
-    """
-    rng = np.random.default_rng(seed)
-    plain = [example for example in examples if _plain(example.frame)]
-    wanted = {frame.scenario() for frame in known if _plain(frame)}
-    wanted -= {example.frame.scenario() for example in plain}
-    donors: dict[tuple[str, str], list[_Part]] = defaultdict(list)
-    for example in plain:
-        for intent in example.frame.intents():
-            donors[example.domain, intent.label] += _parts(example.frame, intent)
-    made = []
-    for example in examples:
-        intents = list(example.frame.intents()) if _plain(example.frame) else []
-        found: dict[str, Example] = {}
-        for _ in range(TRIES * copies if intents else 0):
-            intent = intents[rng.integers(len(intents))]
-            parts = donors[example.domain, intent.label]
-            if len(found) == copies or not parts:
-                break
-            # Each slot is as likely to be left out or exchanged as a new one is to be put before it.
-            count = len(_parts(example.frame, intent))
-            place, removed = divmod(int(rng.integers(2 * count + 1)), 2)
-            part = None if removed and rng.random() < 0.5 else parts[rng.integers(len(parts))]
-            frame = _changed(example.frame, intent, place, bool(removed), part)
-            if frame.scenario() in wanted:
-                found.setdefault(frame.utterance, replace(example, utterance=frame.utterance, frame=frame))
-        made.append(list(found.values()))
-    return made
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A slot of a row.
-
-    Attributes:
-        slot: decoupled.
-        start: first character, of words that no slot owns perhaps.
-        end: the one after the last.
-        words: all of its words.
-    """
-
-    slot: Slot
-    start: int
-    end: int
-    words: str
-
-    def at(self, start: int) -> Node:
-        """The slot where its words start at another character."""
-        return _moved(self.slot, lambda span: Span(span.start - self.start + start, span.end - self.start + start))
-
-
-def _parts(frame: Frame, intent: Intent) -> list[_Part]:
-    """The slots of one of a frame's intents."""
-    parts = []
-    for slot in intent.children:
-        if isinstance(slot, Slot):
-            spans = list(_spans(slot))
-            start, end = spans[0].start, spans[-1].end
-            (alone,) = Frame(Intent("", (slot,)), frame.utterance).decoupled().root.children
-            assert isinstance(alone, Slot)
-            parts.append(_Part(alone, start, end, frame.utterance[start:end]))
-    return parts
-
-
-def _plain(frame: Frame) -> bool:
-    """Whether every slot holds one stretch of words, or intents that have some: then scenarios tell shapes apart."""
-    return all(
-        [type(child) for child in slot.children] == [Span]
-        or (all(isinstance(child, Intent) for child in slot.children) and any(_spans(slot)))
-        for slot in frame.slots()
-    )
-
-
-def _spans(node: Node) -> Iterator[Span]:
-    for child in node.children:
-        yield from (child,) if isinstance(child, Span) else _spans(child)
-
-
-def _changed(frame: Frame, intent: Intent, place: int, removed: bool, part: _Part | None) -> Frame:
-    """The decoupled frame with another slot, or none, at a place among the slots of an intent.
-
-    Args:
-        frame: with the words that no slot owns.
-        intent: one of its intents.
-        place: of a slot, or of the one that will stand behind the new one.
-        removed: whether the slot at the place is taken out.
-        part: the new slot.
-    """
-    text, slots = frame.utterance, _parts(frame, intent)
-    if removed:
-        start, end = slots[place].start, slots[place].end
-    elif place:
-        start = end = slots[place - 1].end
-    elif slots or intent is not frame.root:
-        start = end = 0 if intent is frame.root else next(_spans(intent)).start
-    else:
-        start = end = len(text.rstrip(" .?!"))
-    before, after = text[:start].rstrip(), text[end:].lstrip()
-    words = "" if part is None else part.words
-    utterance = before + (" " if before and words else "") + words
-    first = len(utterance) - len(words)
-    utterance += (" " if utterance and (text[end:][:1].isspace() or after[:1].isalnum()) else "") + after
-    behind = len(utterance) - len(text)
-
-    def rebuilt(node: Node) -> Node:
-        children: list[Span | Node] = []
-        for child in node.children:
-            if isinstance(child, Span):
-                by = 0 if child.end <= start else behind
-                children += [Span(child.start + by, child.end + by)] if isinstance(node, Slot) else []
-            else:
-                children.append(rebuilt(child))
-        if node is intent:
-            children[place : place + removed] = [] if part is None else [part.at(first)]
-        return type(node)(node.label, tuple(children))  # type: ignore[arg-type]
-
-    root = rebuilt(frame.root)
-    assert isinstance(root, Intent)
-    return Frame(root, utterance)
