@@ -56,7 +56,8 @@ def main() -> None:
         ]
         for source, gold, candidates in zip(sources, golds, parser.candidates(sources), strict=True):
             exact = [parser.form.decode(candidate.tokens, source) == gold for candidate in candidates]
-            modules.append(_modules(candidates, exact, parser.config))
+            ranked = [candidate.scenario == Scenario.from_frame(gold) for candidate in candidates]
+            modules.append(_modules(candidates, exact, ranked, parser.config))
     figures = _figures(np.array(ranks), np.array(filled), modules)
     made = {
         "checkpoint": given.checkpoint.parent.name,
@@ -71,8 +72,17 @@ def main() -> None:
     _plot(figures, given.out.with_suffix(".png"))
 
 
-def _modules(candidates: list[Candidate], exact: list[bool], config: RAFDecodingConfig) -> dict[str, bool]:
-    """Whether the choice of all modules together, of the bank's alone and of the span pointer alone is right."""
+def _modules(
+    candidates: list[Candidate], exact: list[bool], ranked: list[bool], config: RAFDecodingConfig
+) -> dict[str, tuple[bool, bool]]:
+    """What all modules together choose, the bank's alone, and the span pointer alone: whether frame and scenario are right.
+
+    Args:
+        candidates: of a row.
+        exact: whether each is the gold frame.
+        ranked: whether each has the gold scenario.
+        config: how they are weighed.
+    """
     banked = {
         i: config.retrieval_weight * c.retrieval + config.fill_weight * c.fill
         for i, c in enumerate(candidates)
@@ -80,13 +90,16 @@ def _modules(candidates: list[Candidate], exact: list[bool], config: RAFDecoding
     }
     composed = {i: s for i, c in enumerate(candidates) if (s := composition(c, config)) is not None}
     together = {i: weigh(c, config) for i, c in enumerate(candidates)}
-    return {
-        name: bool(scores) and exact[max(scores, key=scores.__getitem__)]
+    chosen = {
+        name: max(scores, key=scores.__getitem__) if scores else None
         for name, scores in (("together", together), ("bank_alone", banked), ("span_pointer_alone", composed))
-    } | {"any_candidate": any(exact)}
+    }
+    return {name: (False, False) if i is None else (exact[i], ranked[i]) for name, i in chosen.items()} | {
+        "any_candidate": (any(exact), any(ranked))
+    }
 
 
-def _figures(ranks: np.ndarray, filled: np.ndarray, modules: list[dict[str, bool]]) -> dict[str, Any]:
+def _figures(ranks: np.ndarray, filled: np.ndarray, modules: list[dict[str, tuple[bool, bool]]]) -> dict[str, Any]:
     inside = ranks >= 0
     figures: dict[str, Any] = {
         "in_bank_share": inside.mean(),
@@ -95,11 +108,11 @@ def _figures(ranks: np.ndarray, filled: np.ndarray, modules: list[dict[str, bool
         "gold_in_top": {f"{n}": (inside & (ranks < n) & filled).mean() for n in RECALL_AT},
     }
     for name in modules[0]:
-        right = np.array([row[name] for row in modules])
-        figures[name] = {
-            part: right[rows].mean() if rows.any() else 0.0
-            for part, rows in (("exact_match", np.ones_like(inside)), ("in_bank", inside), ("out_of_bank", ~inside))
-        }
+        right, ranked = np.array([row[name] for row in modules]).T
+        parts = {
+            "exact_match": right, "in_bank": right[inside], "out_of_bank": right[~inside], "scenario_in_bank": ranked[inside]
+        }  # fmt: skip
+        figures[name] = {part: rows.mean() if len(rows) else 0.0 for part, rows in parts.items()}
     return {
         name: {key: round(100 * float(v), 2) for key, v in value.items()}
         if isinstance(value, dict)

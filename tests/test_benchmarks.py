@@ -103,6 +103,7 @@ def test_retrieval_is_measured_with_its_oracles(raf_checkpoint: Path, corpus: Pa
     assert found["gold_in_top"]["100"] <= found["in_bank_share"] * found["gold_scenario_given"] / 100 + 0.01
     for name in ("together", "bank_alone", "span_pointer_alone"):
         assert found[name]["exact_match"] <= found["any_candidate"]["exact_match"]
+        assert found[name]["in_bank"] <= found[name]["scenario_in_bank"] <= found["any_candidate"]["scenario_in_bank"]
     assert found["bank_alone"]["out_of_bank"] == 0.0
     assert out.with_suffix(".png").stat().st_size > 1000
 

@@ -184,7 +184,7 @@ def test_candidates_are_ranked_and_told(raf_checkpoint: Path, corpus: Path):
     # A tiny parser's scenarios lie close together and threads build the graph in any order, so what is found is as near
     # as the nearest, but not always the same.
     assert np.mean(nearest - approximate.table.index.search(vectors, 1)[0] < 0.02) > 0.8
-    assert all(hypotheses[0].frame.utterance for hypotheses in approximate.parse(utterances))
+    assert [hypotheses[0].frame.utterance for hypotheses in approximate.parse(utterances)] == utterances
     (log,) = raf_checkpoint.parent.glob("csv/*/metrics.csv")
     assert "val/recall_at_16" in log.read_text()
 
