@@ -44,7 +44,8 @@ def main() -> None:
         chunk = examples[begin : begin + CHUNK]
         sources = parser.tokenizer.batch([example.utterance for example in chunk])
         golds = [example.frame.decoupled() for example in chunk]
-        places = [parser.table.bank.id(Scenario.from_frame(gold)) for gold in golds]
+        scenarios = [Scenario.from_frame(gold) for gold in golds]
+        places = [parser.table.bank.id(scenario) for scenario in scenarios]
         for place, near in zip(places, parser.retrieved(sources, max(RECALL_AT)), strict=True):
             found = np.flatnonzero(near == place)
             ranks.append(-1 if place is None else int(found[0]) if len(found) else max(RECALL_AT))
@@ -54,10 +55,14 @@ def main() -> None:
         filled += [
             i in right and parser.form.decode(right[i].tokens, sources[i]) == golds[i] for i in range(len(chunk))
         ]
-        for source, gold, candidates in zip(sources, golds, parser.candidates(sources), strict=True):
-            exact = [parser.form.decode(candidate.tokens, source) == gold for candidate in candidates]
-            ranked = [candidate.scenario == Scenario.from_frame(gold) for candidate in candidates]
-            modules.append(_modules(candidates, exact, ranked, parser.config))
+        for source, gold, scenario, candidates in zip(
+            sources, golds, scenarios, parser.candidates(sources), strict=True
+        ):
+            right_of = [
+                (parser.form.decode(candidate.tokens, source) == gold, candidate.scenario == scenario)
+                for candidate in candidates
+            ]
+            modules.append(_modules(candidates, right_of, parser.config))
     figures = _figures(np.array(ranks), np.array(filled), modules)
     made = {
         "checkpoint": given.checkpoint.parent.name,
@@ -73,14 +78,13 @@ def main() -> None:
 
 
 def _modules(
-    candidates: list[Candidate], exact: list[bool], ranked: list[bool], config: RAFDecodingConfig
+    candidates: list[Candidate], right_of: list[tuple[bool, bool]], config: RAFDecodingConfig
 ) -> dict[str, tuple[bool, bool]]:
     """What all modules together choose, the bank's alone, and the span pointer alone: whether frame and scenario are right.
 
     Args:
         candidates: of a row.
-        exact: whether each is the gold frame.
-        ranked: whether each has the gold scenario.
+        right_of: of each, whether it is the gold frame and whether it has the gold scenario.
         config: how they are weighed.
     """
     banked = {
@@ -91,12 +95,11 @@ def _modules(
     composed = {i: s for i, c in enumerate(candidates) if (s := composition(c, config)) is not None}
     together = {i: weigh(c, config) for i, c in enumerate(candidates)}
     chosen = {
-        name: max(scores, key=scores.__getitem__) if scores else None
+        name: right_of[max(scores, key=scores.__getitem__)] if scores else (False, False)
         for name, scores in (("together", together), ("bank_alone", banked), ("span_pointer_alone", composed))
     }
-    return {name: (False, False) if i is None else (exact[i], ranked[i]) for name, i in chosen.items()} | {
-        "any_candidate": (any(exact), any(ranked))
-    }
+    frames, scenarios = zip(*right_of, strict=True)
+    return {**chosen, "any_candidate": (any(frames), any(scenarios))}
 
 
 def _figures(ranks: np.ndarray, filled: np.ndarray, modules: list[dict[str, tuple[bool, bool]]]) -> dict[str, Any]:

@@ -176,15 +176,14 @@ def test_candidates_are_ranked_and_told(raf_checkpoint: Path, corpus: Path):
         assert all(h.frame.utterance == row.utterance for h in hypotheses)
         assert hypotheses[0].trace["candidates"] and hypotheses[0].trace["tokens"][0].startswith("IN:")
     utterances = [row.utterance for row in rows]
-    vectors = parser.vectors(utterances)
-    nearest = parser.table.index.search(vectors, 1)[0]
+    wanted, vectors = parser.parse(utterances), parser.vectors(utterances)
     module.decoding.index, module._table = "hnsw", None
     approximate = module.parser()
     assert approximate.table.index.config.kind == "hnsw"
-    # A tiny parser's scenarios lie close together and threads build the graph in any order, so what is found is as near
-    # as the nearest, but not always the same.
-    assert np.mean(nearest - approximate.table.index.search(vectors, 1)[0] < 0.02) > 0.8
-    assert [hypotheses[0].frame.utterance for hypotheses in approximate.parse(utterances)] == utterances
+    same = np.mean(parser.table.index.search(vectors, 1)[1] == approximate.table.index.search(vectors, 1)[1])
+    found = approximate.parse(utterances)
+    agreeing = np.mean([a[0].frame == b[0].frame for a, b in zip(found, wanted, strict=True)])
+    assert agreeing > 0.8, f"HNSW finds the nearest scenario of {same:.0%} of the rows"
     (log,) = raf_checkpoint.parent.glob("csv/*/metrics.csv")
     assert "val/recall_at_16" in log.read_text()
 
