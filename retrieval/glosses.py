@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.topv2.lengths import by_length
 from data.topv2.tokenization import PieceTokenizer
 from retrieval.bank import ScenarioBank
 
@@ -69,12 +70,8 @@ class Glosses:
         Yields:
             The places of a group, shortest gloss first, and its batch.
         """
-        places = places[np.argsort(self._lengths[places], kind="stable")]
-        begin = 0
-        for end in range(1, len(places) + 1):
-            if end == len(places) or (end + 1 - begin) * self._lengths[places[end]] > positions:
-                yield places[begin:end], self.batch(places[begin:end])
-                begin = end
+        for group in by_length(self._lengths[places], positions):
+            yield places[group], self.batch(places[group])
 
 
 def _padded(rows: list, value: int) -> tuple[np.ndarray, np.ndarray]:

@@ -232,7 +232,9 @@ def test_retrieval_and_filling_learn(model: dict, optimization: dict, corpus: Pa
     assert np.mean([h[0].frame == frame for h, frame in zip(parsed, frames, strict=True)]) > 0.8
 
 
-def test_reading_together_does_not_depend_on_padding(tmp_path: Path):
+@pytest.mark.parametrize("positions", [1, 2048], ids=["apart", "in one group"])
+def test_reading_together_does_not_depend_on_padding(positions: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("parsers.raf.model.TOGETHER", positions)
     texts = ["wake me", "set an alarm for tomorrow at 6", "[ intent | create alarm [ slot | date time ] ]"]
     encoder = str(save_encoder(tmp_path / "encoder", "roberta", texts))
     tokenizer = PieceTokenizer.from_pretrained(encoder)
@@ -303,11 +305,8 @@ def test_scenarios_of_the_training_have_vectors_of_their_own(tmp_path: Path):
     raf.own_vectors.data[1] = 100 * glosses[0]
     assert torch.allclose(raf.keys(glosses)[1], glosses[0], atol=0.05)
     assert torch.equal(raf.keys(glosses)[[0, 2]], raf.keys(glosses[:3])[[0, 2]])
-    states, mask, leaves = (
-        torch.randn(2, 4, 32),
-        torch.ones(2, 4, dtype=torch.bool),
-        torch.zeros(2, 1, dtype=torch.long),
-    )
+    states, mask = torch.randn(2, 4, 32), torch.ones(2, 4, dtype=torch.bool)
+    leaves = torch.zeros(2, 1, dtype=torch.long)
     introduced, described = (part(states, mask, leaves)[0] for part in (raf.introduce, raf.described))
     assert torch.allclose(introduced, 1.5 * described)
     # Scenarios that no row shows have none either, and learning about them needs none.

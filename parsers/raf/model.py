@@ -18,6 +18,7 @@ from torch.nn import functional as F  # noqa: N812
 from transformers import PreTrainedModel
 
 from data.topv2.errors import UsageError
+from data.topv2.lengths import by_length
 from data.topv2.tokenization import MAX_PIECES
 from parsers.encoders import TransformerBlock
 from parsers.layout import Layout
@@ -29,6 +30,8 @@ from retrieval.scoring import POOLINGS, pool
 SPANS = ("joint", "endpoints")
 FILLINGS = ("table", "together")
 ENCODERS = ("shared", "separate")
+#: Pieces and padding that are read together of utterances and scenarios in one sequence.
+TOGETHER = 2048
 #: How names of parameters begin that a span pointer does not have.
 OWN = (
     "query_head.", "key_head.", "own_vectors", "sharpness", "leaf_head.", "leaf_entry.", "fill_blocks.", "spans.", "scenario_encoder.",
@@ -272,8 +275,8 @@ class RAF(SpanPointer):
         assert isinstance(self.encoder, PretrainedEncoder)
         between = self.encoder.suffix.expand(len(pieces), -1)
         kept = torch.cat((here, torch.ones_like(between, dtype=torch.bool), gloss_mask), dim=1)
-        most = int(kept.sum(dim=1).max())
-        longest = len(self.encoder.prefix) + most + between.shape[1]
+        lengths = kept.sum(dim=1).cpu().numpy()
+        longest = len(self.encoder.prefix) + int(lengths.max()) + between.shape[1]
         if longest > MAX_PIECES:
             raise UsageError(
                 "E411",
@@ -281,12 +284,20 @@ class RAF(SpanPointer):
                 remedy="Pass one request at a time, or train with filling: table, which reads them apart.",
             )
         # Padding goes behind the scenario, for places are counted from the left; what no row needs is cut off, or a long
-        # utterance and the long scenario of another row would make a sequence that the encoder has no places for.
-        order = (~kept).to(torch.int8).sort(dim=1, stable=True).indices[:, : max(size, most)]
-        read = torch.cat((pieces, between, gloss), dim=1).gather(1, order)
-        states = self.encoder(read, kept.gather(1, order))
+        # utterance and the long scenario of another row would make a sequence that the encoder has no places for. Rows of
+        # like length are read together, for scenarios are of very different lengths.
+        order = (~kept).to(torch.int8).sort(dim=1, stable=True).indices
+        read, kept = torch.cat((pieces, between, gloss), dim=1).gather(1, order), kept.gather(1, order)
         at = here.sum(dim=1, keepdim=True) + between.shape[1] + leaves
-        return self.spans(at_places(states, at), states[:, :size], mask)
+        groups, asked, states = [], [], []
+        for group in by_length(lengths, TOGETHER):
+            rows, width = torch.from_numpy(group).to(pieces.device), max(size, int(lengths[group[-1]]))
+            known = self.encoder(read[rows, :width], kept[rows, :width])
+            asked.append(at_places(known, at[rows]))
+            states.append(known[:, :size])
+            groups.append(rows)
+        back = torch.cat(groups).argsort()
+        return self.spans(torch.cat(asked)[back], torch.cat(states)[back], mask)
 
 
 def at_places(states: Tensor, places: Tensor) -> Tensor:
