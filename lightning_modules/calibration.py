@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from data.topv2.errors import UsageError
-from data.topv2.files import write_bytes
 from data.topv2.reader import Example
 from lightning_modules.checkpoints import load_module
 from lightning_modules.raf import RAFModule
-from lightning_modules.saved import WEIGHTS, read_checkpoint
+from lightning_modules.saved import write_decoding
 from parsers.raf.calibration import calibrate
 from parsers.raf.parser import Candidate, RAFDecodingConfig, RAFParser, weigh
 from retrieval.scenario import Scenario
@@ -36,7 +32,7 @@ def calibrate_checkpoint(
     """Fits the weights on every other row, reports on the rest, and writes the weights into the checkpoint.
 
     Args:
-        path: checkpoint of kind ``raf``; replaced whole or not at all.
+        path: checkpoint or packed weights of kind ``raf``; replaced whole or not at all.
         examples: rows of the split that selects.
         decoding: options of decoding that differ from those of the checkpoint, written into it as well.
         progress: called with the number of utterances done in each step.
@@ -47,17 +43,10 @@ def calibrate_checkpoint(
         the gold scenario is in the bank.
 
     Raises:
-        UsageError: packed weights or another kind of checkpoint, fewer than two rows, or an unknown option of decoding.
+        UsageError: another kind of checkpoint, fewer than two rows, or an unknown option of decoding.
         BundleError: the checkpoint cannot be read.
         MachineError: the disk is full; the checkpoint is left as it was.
     """
-    if Path(path).suffix == WEIGHTS:
-        raise UsageError(
-            "E445",
-            "packed weights are not calibrated in place.",
-            where=str(path),
-            remedy="Calibrate the checkpoint, then pack it.",
-        )
     module, _ = load_module(path, decoding, device)
     if not isinstance(module, RAFModule):
         raise UsageError("E443", f"a {module.kind} parser has nothing to calibrate.", remedy="Give a raf checkpoint.")
@@ -77,11 +66,7 @@ def calibrate_checkpoint(
             progress(len(chunk))
     config, _ = calibrate(found[FITTED], exact[FITTED], module.decoding)
     held_out = list(zip(examples[REPORTED], found[REPORTED], exact[REPORTED], strict=True))
-    checkpoint = read_checkpoint(path)
-    checkpoint["framefill"]["decoding"] = asdict(config)
-    buffer = BytesIO()
-    torch.save(checkpoint, buffer)
-    write_bytes(path, buffer.getvalue())
+    write_decoding(path, asdict(config))
     return {
         "decoding": asdict(config),
         "rows": {"fitted": len(found[FITTED]), "reported": len(held_out)},

@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from data.topv2.errors import BundleError
+from data.topv2.files import write_bytes
 from parsers.pretrained import load_transformer
 
 #: Suffix of packed weights, and where a pretrained encoder's parameters stand among the model's.
@@ -63,8 +66,54 @@ def parameters_of(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
     return {name[6:]: value for name, value in checkpoint["state_dict"].items() if name.startswith("model.")}
 
 
+def packed_weights(packed: dict[str, Tensor], made: Mapping[str, Any], left_out: Sequence[str]) -> bytes:
+    """The content of a file of packed weights.
+
+    Args:
+        packed: parameters by the model's own names.
+        made: what the checkpoint says of its making.
+        left_out: names of parameters that the pretrained encoder brings.
+    """
+    told = {"framefill": json.dumps(made, default=str), "left_out": json.dumps(left_out), "sha256": digest_of(packed)}
+    return save(packed, told)
+
+
+def write_decoding(path: Path | str, decoding: Mapping[str, Any]) -> None:
+    """Writes options of decoding into a checkpoint or packed weights, in place of those that it has.
+
+    Args:
+        path: the file; replaced whole or not at all.
+        decoding: all options of its kind of parser.
+
+    Raises:
+        BundleError: see :func:`read_checkpoint`.
+        MachineError: the disk is full; the file is left as it was.
+    """
+    path = Path(path)
+    if path.suffix == WEIGHTS:
+        packed, made, left_out = _unpacked(path)
+        content = packed_weights(packed, {**made, "decoding": dict(decoding)}, left_out)
+    else:
+        checkpoint = read_checkpoint(path)
+        checkpoint["framefill"]["decoding"] = dict(decoding)
+        buffer = BytesIO()
+        torch.save(checkpoint, buffer)
+        content = buffer.getvalue()
+    write_bytes(path, content)
+
+
 def _read_weights(path: Path) -> dict[str, Any]:
     """Packed weights as a checkpoint, complete with what was left out of them."""
+    packed, made, left_out = _unpacked(path)
+    parameters = {name: value.float() if value.is_floating_point() else value for name, value in packed.items()}
+    if left_out:
+        pretrained = load_transformer(made["model"]["encoder"]).state_dict()
+        parameters |= {name: pretrained[name.removeprefix(ENCODER)] for name in left_out}
+    return {"framefill": made, "state_dict": {f"model.{name}": value for name, value in parameters.items()}}
+
+
+def _unpacked(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
+    """The arguments of :func:`packed_weights`, verified."""
     try:
         with safe_open(path, framework="pt") as file:
             told = file.metadata() or {}
@@ -81,11 +130,7 @@ def _read_weights(path: Path) -> dict[str, Any]:
         raise BundleError(
             "E306", "the weights are not what their checksum says.", where=str(path), remedy="Copy the file again."
         )
-    parameters = {name: value.float() if value.is_floating_point() else value for name, value in packed.items()}
-    if left_out:
-        pretrained = load_transformer(made["model"]["encoder"]).state_dict()
-        parameters |= {name: pretrained[name.removeprefix(ENCODER)] for name in left_out}
-    return {"framefill": made, "state_dict": {f"model.{name}": value for name, value in parameters.items()}}
+    return packed, made, left_out
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:

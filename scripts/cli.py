@@ -95,9 +95,15 @@ def _parser() -> argparse.ArgumentParser:
         help="file to write, ending in .safetensors; serves wherever a checkpoint does",
     )
     weights.add_argument(
-        "--towards", type=Path, help="average with this one, from which the checkpoint's training went on"
+        "--towards",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="average with these: the one from which the checkpoint's training went on, or those of other seeds",
     )
-    weights.add_argument("--share", type=float, default=0.5, help="of --towards in the average")
+    weights.add_argument(
+        "--share", type=float, help="of --towards together in the average (default: every checkpoint counts alike)"
+    )
 
     calibrate = _command(
         commands, "calibrate", _calibrate,

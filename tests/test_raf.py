@@ -24,6 +24,8 @@ from lightning_modules.calibration import calibrate_checkpoint
 from lightning_modules.checkpoints import load_module
 from lightning_modules.datamodule import Assets
 from lightning_modules.raf import RAFModule, RAFOptimizationConfig, endpoints, span_scores
+from lightning_modules.saved import read_checkpoint
+from lightning_modules.weights import pack
 from parsers.pretrained import load_transformer
 from parsers.raf.calibration import calibrate
 from parsers.raf.filling import NEVER, best_spans
@@ -494,10 +496,34 @@ def test_calibration_is_written_into_the_checkpoint(raf_checkpoint: Path, corpus
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["calibration.json", "copy.ckpt"]
 
 
+def test_packed_weights_are_calibrated_as_their_checkpoint_is(raf_checkpoint: Path, corpus: Path, tmp_path: Path):
+    copy, packed = tmp_path / "copy.ckpt", tmp_path / "packed.safetensors"
+    shutil.copy(raf_checkpoint, copy)
+    pack(copy, packed)
+    before = read_checkpoint(packed)
+    examples = read_split(corpus, "eval")
+    figures = [calibrate_checkpoint(path, examples, {"compose_weight": 0.25}) for path in (copy, packed)]
+    assert figures[0]["rows"] == figures[1]["rows"]
+    after = read_checkpoint(packed)
+    assert after["framefill"] == {**before["framefill"], "decoding": figures[1]["decoding"]}
+    assert after["framefill"] != before["framefill"]
+    assert all(torch.equal(value, after["state_dict"][name]) for name, value in before["state_dict"].items())
+    assert load_module(packed)[0].decoding == RAFDecodingConfig(**figures[1]["decoding"])
+
+
+def test_parsers_of_other_banks_are_not_averaged(raf_checkpoint: Path, tmp_path: Path):
+    other = torch.load(raf_checkpoint, weights_only=True)
+    bank = ScenarioBank.from_dict(other["framefill"]["assets"]["bank"])
+    other["framefill"]["assets"]["bank"] = ScenarioBank(
+        {scenario: bank.count(scenario) for scenario in reversed(list(bank))}
+    ).to_dict()
+    torch.save(other, tmp_path / "other.ckpt")
+    with pytest.raises(UsageError, match=r"E446.*other\.ckpt"):
+        pack(raf_checkpoint, tmp_path / "x.safetensors", [tmp_path / "other.ckpt"])
+
+
 def test_only_raf_is_calibrated(checkpoint: Path, corpus: Path, raf_checkpoint: Path):
     with pytest.raises(UsageError, match="E443"):
         calibrate_checkpoint(checkpoint, [])
-    with pytest.raises(UsageError, match="E445"):
-        calibrate_checkpoint(raf_checkpoint.with_suffix(".safetensors"), [])
     with pytest.raises(UsageError, match="E444"):
         calibrate_checkpoint(raf_checkpoint, read_split(corpus, "eval")[:1])
