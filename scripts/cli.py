@@ -119,13 +119,13 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     _add_device(calibrate)
 
-    for command in (export, calibrate):
+    for command in (evaluate, export, calibrate):
         command.add_argument(
             "--decoding",
             nargs="+",
             default=[],
             metavar="OPTION=VALUE",
-            help="decode otherwise, e.g. rescoring_margin=2.0",
+            help="decode a checkpoint otherwise, e.g. rescoring_margin=2.0",
         )
 
     bank = commands.add_parser("bank", help="list, add or remove the scenarios that a RAF bundle retrieves")
@@ -246,13 +246,17 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="where a checkpoint works: cpu, cuda (default: %(default)s)")
 
 
-def _load(options: Any) -> tuple[Any, dict[str, Any]]:
+def _load(options: Any, decoding: Sequence[str] = ()) -> tuple[Any, dict[str, Any]]:
     """A parser and how it was made."""
     if options.checkpoint is not None:
         from lightning_modules.checkpoints import load_module
 
-        module, made = load_module(options.checkpoint, device=options.device)
+        module, made = load_module(options.checkpoint, _changes(decoding), options.device)
         return module.parser(), {**made, "checkpoint": str(options.checkpoint)}
+    if decoding:
+        raise UsageError(
+            "E447", "a bundle decodes as it was exported.", remedy="Export it again with --decoding, or name a --checkpoint."
+        )  # fmt: skip
     if options.device != "cpu":
         raise UsageError("E439", "bundles work on the processor.", remedy="Leave --device out, or name a --checkpoint.")
     from assistants import runtime
@@ -292,7 +296,7 @@ def _evaluate(options: Any) -> None:
         kept_in = changeable(options.bundle)
     root = data_root(options.data_root)
     examples = read_split(root, options.split, options.domains)
-    parser, made = _load(options)
+    parser, made = _load(options, options.decoding)
     with Progress(transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("parsing", total=len(examples))
         metrics = evaluate(
