@@ -95,15 +95,9 @@ def _parser() -> argparse.ArgumentParser:
         help="file to write, ending in .safetensors; serves wherever a checkpoint does",
     )
     weights.add_argument(
-        "--towards",
-        type=Path,
-        nargs="+",
-        default=[],
-        help="average with these: the one from which the checkpoint's training went on, or those of other seeds",
+        "--towards", type=Path, help="average with this one, from which the checkpoint's training went on"
     )
-    weights.add_argument(
-        "--share", type=float, help="of --towards together in the average (default: every checkpoint counts alike)"
-    )
+    weights.add_argument("--share", type=float, default=0.5, help="of --towards in the average")
 
     calibrate = _command(
         commands, "calibrate", _calibrate,

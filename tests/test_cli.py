@@ -82,6 +82,8 @@ def test_errors_go_to_stderr_with_status_2(tmp_path: Path, bundle: Path, checkpo
     for words, code in (
         (["parse", "--checkpoint", str(checkpoint), "--device", "nowhere", "x"], "E438"),
         (["parse", "--bundle", str(bundle), "--device", "cuda", "x"], "E439"),
+        (["evaluate", "--bundle", str(bundle), "--data-root", str(corpus), "--decoding", "length_beam=1"], "E447"),
+        (["evaluate", "--checkpoint", str(checkpoint), "--data-root", str(corpus), "--decoding", "beams=1"], "E434"),
         (["parse", "--bundle", str(tmp_path / "none"), "x"], "E320"),
         (["parse", "--bundle", str(bundle), "  "], "E410"),
         (["export", "--checkpoint", "x", "--out", str(tmp_path), "--metrics", str(tmp_path / "none.json")], "E409"),

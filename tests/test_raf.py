@@ -519,7 +519,7 @@ def test_parsers_of_other_banks_are_not_averaged(raf_checkpoint: Path, tmp_path:
     ).to_dict()
     torch.save(other, tmp_path / "other.ckpt")
     with pytest.raises(UsageError, match=r"E446.*other\.ckpt"):
-        pack(raf_checkpoint, tmp_path / "x.safetensors", [tmp_path / "other.ckpt"])
+        pack(raf_checkpoint, tmp_path / "x.safetensors", tmp_path / "other.ckpt")
 
 
 def test_only_raf_is_calibrated(checkpoint: Path, corpus: Path, raf_checkpoint: Path):

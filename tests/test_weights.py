@@ -74,32 +74,13 @@ def test_weights_are_averaged_with_those_that_they_went_on_from(trained: Path, t
     other["state_dict"][moved] = torch.zeros(2, 2)
     torch.save(other, tmp_path / "narrow.ckpt")
     with pytest.raises(UsageError, match=r"E435.*length\.out\.weight"):
-        pack(trained, tmp_path / "x.safetensors", [tmp_path / "narrow.ckpt"])
+        pack(trained, tmp_path / "x.safetensors", tmp_path / "narrow.ckpt")
     other["framefill"]["assets"]["ontology"] = Ontology.from_frames([Frame.parse("[IN:A ]")]).to_dict()
     torch.save(other, tmp_path / "foreign.ckpt")
     with pytest.raises(UsageError, match="E437"):
-        pack(trained, tmp_path / "x.safetensors", [tmp_path / "foreign.ckpt"])
+        pack(trained, tmp_path / "x.safetensors", tmp_path / "foreign.ckpt")
     with pytest.raises(UsageError, match=r"E436.*1\.5"):
-        pack(trained, tmp_path / "x.safetensors", [trained], 1.5)
-
-
-def test_several_checkpoints_are_averaged_alike(trained: Path, tmp_path: Path):
-    moved = "model.length.out.weight"
-    others = []
-    for seed in (1, 2):
-        other = torch.load(trained, weights_only=True)
-        other["state_dict"][moved] += seed
-        others.append(str(tmp_path / f"{seed}.ckpt"))
-        torch.save(other, others[-1])
-    words = ["weights", "--checkpoint", str(trained), "--out", str(tmp_path / "soup.safetensors"), "--towards", *others]
-    for share, more in (([], 1.0), (["--share", "0.5"], 0.75)):
-        assert main([*words, *share]) == 0
-        one, mixed = (
-            read_checkpoint(trained)["state_dict"],
-            read_checkpoint(tmp_path / "soup.safetensors")["state_dict"],
-        )
-        assert torch.allclose(mixed[moved], one[moved] + more, atol=2e-3)
-        assert all(torch.allclose(mixed[name], one[name], atol=2e-3, rtol=2e-3) for name in one if name != moved)
+        pack(trained, tmp_path / "x.safetensors", trained, 1.5)
 
 
 def test_damaged_weights_are_refused(packed: Path, trained: Path, tmp_path: Path):
