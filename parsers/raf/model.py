@@ -34,7 +34,7 @@ ENCODERS = ("shared", "separate")
 TOGETHER = 2048
 #: How names of parameters begin that a span pointer does not have.
 OWN = (
-    "query_head.", "key_head.", "own_vectors", "sharpness", "leaf_head.", "leaf_entry.", "fill_blocks.", "spans.", "scenario_encoder.",
+    "query_head.", "query_mlp.", "key_head.", "own_vectors", "sharpness", "leaf_head.", "leaf_entry.", "fill_blocks.", "spans.", "scenario_encoder.",
 )  # fmt: skip
 
 
@@ -46,6 +46,8 @@ class RAFConfig(SpanPointerConfig):
         gloss: how scenarios are put into words, a name in :data:`retrieval.scenario.STYLES`.
         pooling: of states to a vector, ``mean`` or ``first``.
         retrieval_width: width of the vectors that are compared.
+        query_hidden: width of a hidden layer beside the linear map from what is pooled of an utterance to its vector (ours);
+            0 for none. What composes frames reads the encoder's states through layers of its own; retrieval had none.
         own_vectors: whether each scenario that a training row has shown has a vector of its own, which is learned and added
             to what its gloss says (ours): glosses alone hardly tell apart scenarios that differ in one slot.
         lift: what the vectors of scenarios are multiplied by that have none of their own where others have, since no row
@@ -63,6 +65,7 @@ class RAFConfig(SpanPointerConfig):
     gloss: str = "intrinsic"
     pooling: str = "mean"
     retrieval_width: int = 128
+    query_hidden: int = 0
     own_vectors: bool = False
     lift: float = 1.03
     filling: str = "table"
@@ -152,6 +155,16 @@ class RAF(SpanPointer):
         )
         self.pooling = c.pooling
         self.query_head = nn.Linear(c.width, c.retrieval_width)
+        self.query_mlp = (
+            nn.Sequential(
+                nn.Linear(c.width, c.query_hidden),
+                nn.GELU(),
+                nn.Dropout(c.dropout),
+                nn.Linear(c.query_hidden, c.retrieval_width),
+            )
+            if c.query_hidden
+            else None
+        )
         self.key_head = nn.Linear(c.width, c.retrieval_width)
         self.own_vectors = nn.Parameter(torch.zeros(scenarios, c.retrieval_width)) if c.own_vectors else None
         self.lift = c.lift if c.own_vectors else 1.0
@@ -189,7 +202,11 @@ class RAF(SpanPointer):
 
     def query(self, memory: Tensor, mask: Tensor | None) -> Tensor:
         """Utterance states ``[B, S, width]`` to unit vectors ``[B, retrieval_width]``."""
-        return F.normalize(self.query_head(pool(memory, mask, self.pooling)).float(), dim=-1)
+        pooled = pool(memory, mask, self.pooling)
+        query = self.query_head(pooled)
+        if self.query_mlp is not None:
+            query = query + self.query_mlp(pooled)
+        return F.normalize(query.float(), dim=-1)
 
     def keys(self, glosses: Tensor) -> Tensor:
         """What the scenarios of a bank are found by.
