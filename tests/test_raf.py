@@ -288,7 +288,7 @@ def test_what_a_bundle_cannot_hold_is_said(paper: dict, corpus: Path, tmp_path: 
 def test_composition_has_a_rate_of_its_own():
     rates = RAFOptimizationConfig(lr=3.0, compose_lr=2.0, encoder_lr=1.0)
     module = RAFModule(RAFConfig(encoder_config={"num_hidden_layers": 2}), optimization=rates)
-    names = ("query_head.weight", "length.out.weight", "encoder.transformer.encoder.layer.1.output.dense.weight")
+    names = ("query_mlp.0.weight", "length.out.weight", "encoder.transformer.encoder.layer.1.output.dense.weight")
     assert [module.rate(f"model.{name}") for name in names] == [3.0, 2.0, 1.0]
     module.optimization = RAFOptimizationConfig(lr=3.0)
     assert module.rate("model.length.out.weight") == 3.0
@@ -323,6 +323,27 @@ def test_scenarios_of_the_training_have_vectors_of_their_own(tmp_path: Path):
     wider.load_narrower(raf.state_dict(), list("abcde"), list("abcdef"))
     assert wider.own_vectors is not None and torch.equal(wider.own_vectors[:3], raf.own_vectors)
     assert not wider.own_vectors[3].any()
+
+
+def test_a_query_may_have_a_hidden_layer(tmp_path: Path):
+    encoder = str(save_encoder(tmp_path / "encoder", "bert", ["wake me at 6"]))
+    sizes = {"width": 32, "decoder_heads": 2, "decoder_layers": 1, "length_hidden": 16, "retrieval_width": 8}
+    plain, deep = (
+        RAF(RAFConfig(encoder, query_hidden=hidden, **sizes), load_transformer(encoder), [1], [2], 5).eval()
+        for hidden in (0, 4)
+    )
+    # Trainings from before go on with what they have.
+    deep.load_narrower(plain.state_dict(), list("abcde"), list("abcde"))
+    assert plain.query_mlp is None and deep.query_mlp is not None
+    memory = torch.randn(3, 5, 32, generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2, [True] * 2 + [False] * 3])
+    queries = deep.query(memory, mask)
+    assert torch.allclose(queries.norm(dim=1), torch.ones(3), atol=1e-6)
+    assert torch.allclose(queries, deep.query(torch.where(mask[..., None], memory, 9.0), mask))
+    assert not torch.allclose(queries, plain.query(memory, mask))
+    torch.nn.init.zeros_(deep.query_mlp[3].weight)
+    torch.nn.init.zeros_(deep.query_mlp[3].bias)
+    assert torch.equal(deep.query(memory, mask), plain.query(memory, mask))
 
 
 def test_its_span_pointer_can_be_had_by_itself(tmp_path: Path):
