@@ -288,8 +288,9 @@ def test_what_a_bundle_cannot_hold_is_said(paper: dict, corpus: Path, tmp_path: 
 def test_composition_has_a_rate_of_its_own():
     rates = RAFOptimizationConfig(lr=3.0, compose_lr=2.0, encoder_lr=1.0)
     module = RAFModule(RAFConfig(encoder_config={"num_hidden_layers": 2}), optimization=rates)
-    names = ("query_mlp.0.weight", "length.out.weight", "encoder.transformer.encoder.layer.1.output.dense.weight")
+    names = ("query_head.weight", "length.out.weight", "encoder.transformer.encoder.layer.1.output.dense.weight")
     assert [module.rate(f"model.{name}") for name in names] == [3.0, 2.0, 1.0]
+    assert module.rate("model.query_mlp.0.weight") == 3.0
     module.optimization = RAFOptimizationConfig(lr=3.0)
     assert module.rate("model.length.out.weight") == 3.0
 
