@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from lightning_modules.losses import mean_of_rows
 from lightning_modules.metrics import RECALL_AT, ScenarioRecall
 from lightning_modules.nar import NARModule, NAROptimizationConfig
 from lightning_modules.pretrained import PretrainedModule
-from parsers.raf.model import OWN, RAF, RAFConfig
+from parsers.raf.model import FINDING, OWN, RAF, RAFConfig
 from parsers.raf.parser import LeafRows, RAFDecodingConfig, RAFParser, ScenarioTable
 from parsers.raf.torch_backend import RAFTorchBackend
 from retrieval.glosses import GlossBatch, Glosses
@@ -35,6 +36,7 @@ GROUP, STEP_GROUP = 16384, 640
 #: Banks with fewer scenarios are read without a progress bar.
 SMALL = 2048
 NEGATIVES = ("bank", "mined")
+FITTED = ("all", "retrieval")
 
 
 @dataclass
@@ -57,6 +59,9 @@ class RAFOptimizationConfig(NAROptimizationConfig):
         refresh: steps after which the whole bank is read anew.
         scenarios_read: of a step's scenarios, how many are read anew and learn by it, drawn at random; the others are
             taken as they were last read. None (the paper's way) reads all, which costs more than anything else.
+        fitted: ``all``, or ``retrieval`` (ours), a last stage: the encoder reads as it will when it parses, without dropout,
+            and stays as it is, and only what finds scenarios is fitted (:data:`parsers.raf.model.FINDING`) to the retrieval
+            loss.
     """
 
     retrieval_loss: float = 1.0
@@ -70,11 +75,13 @@ class RAFOptimizationConfig(NAROptimizationConfig):
     hard_negatives: int = 1
     refresh: int = 500
     scenarios_read: int | None = None
+    fitted: str = "all"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.negatives not in NEGATIVES:
-            raise ValueError(f"negatives {self.negatives!r}: one of {', '.join(NEGATIVES)}")
+        for name, value, known in (("negatives", self.negatives, NEGATIVES), ("fitted", self.fitted, FITTED)):
+            if value not in known:
+                raise ValueError(f"{name} {value!r}: one of {', '.join(known)}")
 
 
 class Reading(NamedTuple):
@@ -136,6 +143,14 @@ class RAFModule(PretrainedModule, NARModule):
             raise UsageError("E441", "RAF needs a scenario bank.", remedy="Set data.bank to true.")
         super().build(assets)
         self.glosses = Glosses(assets.bank, assets.tokenizer, self.config.gloss)
+        if self._only_finding:
+            assert self.model is not None
+            for name, parameter in self.model.named_parameters():
+                parameter.requires_grad_(name.startswith(FINDING))
+
+    @property
+    def _only_finding(self) -> bool:
+        return self.optimization.fitted == "retrieval"
 
     def add(self, scenarios: Iterable[Scenario]) -> None:
         """Makes scenarios known without training."""
@@ -175,28 +190,20 @@ class RAFModule(PretrainedModule, NARModule):
         index = ScenarioIndex.build(keys, digest.hexdigest(), bank.digest, IndexConfig(self.decoding.index))
         return ScenarioTable(bank, index, self.model.scale.item(), reading.leaves.cpu().numpy())
 
-    @torch.no_grad()
     def _read(self) -> Reading:
         """Reads the whole bank, with a progress bar."""
         assert self.model is not None and self.glosses is not None
         model, glosses = self.model, self.glosses
-        training = model.training
-        model.eval()
         rows = LeafRows(glosses.leaf_counts)
         reading = Reading(
             torch.empty(len(glosses), model.key_head.out_features, device=self.device),
             torch.empty(int(glosses.leaf_counts.sum()), model.leaf_width, device=self.device),
         )
-        try:
-            groups = glosses.groups(np.arange(len(glosses)), GROUP)
-            bar = track(groups, "reading the bank", total=None, transient=True, disable=len(glosses) < SMALL)
+        groups = glosses.groups(np.arange(len(glosses)), GROUP)
+        bar = track(groups, "reading the bank", total=None, transient=True, disable=len(glosses) < SMALL)
+        with as_in_use(model):
             for places, group in bar:
                 reading = self._renewed(reading, rows, places, group)
-        finally:
-            model.train(training)
-            # Within a step, weights that were cast here for the first time would be taken from the cache without
-            # their gradients.
-            torch.clear_autocast_cache()
         return reading
 
     def _renewed(self, reading: Reading, rows: LeafRows, places: np.ndarray, group: GlossBatch) -> Reading:
@@ -215,14 +222,16 @@ class RAFModule(PretrainedModule, NARModule):
         """Losses of composition, retrieval and filling, each a scalar."""
         assert self.model is not None and self.glosses is not None and batch.scenarios is not None
         o, model = self.optimization, self.model
-        memory, lengths = model.encode(batch.pieces, batch.mask)
+        with as_in_use(model) if self._only_finding else nullcontext():
+            memory, lengths = model.encode(batch.pieces, batch.mask)
         queries = model.query(memory, batch.mask)
         reading = self.reading if self.reading is not None else self._read()
         named = torch.unique(torch.cat([batch.scenarios, *self._mined(queries, reading, batch)]))
-        read = named if o.scenarios_read is None else named[torch.randperm(len(named))[: o.scenarios_read]]
-        rows = LeafRows(self.glosses.leaf_counts)
-        for chosen, group in self.glosses.groups(read.cpu().numpy(), STEP_GROUP):
-            reading = self._renewed(reading, rows, chosen, group)
+        if not self._only_finding:
+            read = named if o.scenarios_read is None else named[torch.randperm(len(named))[: o.scenarios_read]]
+            rows = LeafRows(self.glosses.leaf_counts)
+            for chosen, group in self.glosses.groups(read.cpu().numpy(), STEP_GROUP):
+                reading = self._renewed(reading, rows, chosen, group)
         self.reading = Reading(reading.glosses.detach(), reading.leaves.detach())
         known = model.keys(reading.glosses)
         if o.negatives == "bank":
@@ -230,7 +239,7 @@ class RAFModule(PretrainedModule, NARModule):
         else:
             keys, gold = known[named], torch.searchsorted(named, batch.scenarios)
         retrieval = mean_of_rows(retrieval_nll(queries, keys, gold, model.scale, o.label_smoothing), batch)
-        if self._warming_up():
+        if self._only_finding or self._warming_up():
             return {"loss": retrieval, "retrieval": retrieval}
         places = torch.cat((batch.scenarios[:, None], self._ranked(queries, reading, batch)), dim=1)
         spans, leaf_mask = self._spans(batch, memory, reading, places)
@@ -294,7 +303,7 @@ class RAFModule(PretrainedModule, NARModule):
         """Has the bank read anew every ``refresh`` steps."""
         super().on_train_batch_start(batch, batch_idx)
         self._table = None
-        if self.global_step % self.optimization.refresh == 0:
+        if not self._only_finding and self.global_step % self.optimization.refresh == 0:
             self.reading = None
 
     def on_validation_start(self) -> None:
@@ -331,6 +340,21 @@ class RAFModule(PretrainedModule, NARModule):
         super().on_load_checkpoint(checkpoint)
         reading = checkpoint.get("reading")
         self.reading = Reading(**reading) if reading else None
+
+
+@contextmanager
+def as_in_use(model: RAF) -> Iterator[None]:
+    """Has a model read as it does when it parses: without dropout, and without gradients."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+        # Within a step, weights that were cast here for the first time would be taken from the cache without their
+        # gradients.
+        torch.clear_autocast_cache()
 
 
 def endpoints(batch: Batch, ontology: int, leaves: int) -> Tensor:

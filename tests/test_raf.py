@@ -13,12 +13,12 @@ from assistants import banks, runtime
 from assistants.bundle import Bundle
 from assistants.export import export
 from assistants.raf import RAFBundleParser
-from data.topv2.batches import EncodedCorpus
+from data.topv2.batches import Batch, EncodedCorpus
 from data.topv2.errors import BundleError, MachineError, UsageError
 from data.topv2.frame import Frame
 from data.topv2.linearization import SpanForm, TargetIds
 from data.topv2.ontology import Ontology
-from data.topv2.reader import read_split
+from data.topv2.reader import Example, read_split
 from data.topv2.tokenization import PieceTokenizer
 from lightning_modules.calibration import calibrate_checkpoint
 from lightning_modules.checkpoints import load_module
@@ -29,7 +29,7 @@ from lightning_modules.weights import pack
 from parsers.pretrained import load_transformer
 from parsers.raf.calibration import calibrate
 from parsers.raf.filling import NEVER, best_spans
-from parsers.raf.model import RAF, RAFConfig, SpanHead
+from parsers.raf.model import FINDING, RAF, RAFConfig, SpanHead
 from parsers.raf.parser import Candidate, RAFDecodingConfig, RAFParser, composition, template, weigh
 from parsers.span_pointer.model import SpanPointer, SpanPointerConfig
 from retrieval.bank import ScenarioBank
@@ -161,6 +161,7 @@ def test_weights_and_the_way_out_of_the_bank_are_learned():
         lambda: RAFDecodingConfig(index="tree"),
         lambda: RAFDecodingConfig(compose_weight=0.0),
         lambda: RAFOptimizationConfig(negatives="none"),
+        lambda: RAFOptimizationConfig(fitted="encoder"),
     ],
 )
 def test_settings_that_make_no_sense(wrong):
@@ -190,6 +191,27 @@ def test_candidates_are_ranked_and_told(raf_checkpoint: Path, corpus: Path):
     assert "val/recall_at_16" in log.read_text()
 
 
+def small_raf(folder: Path, corpus: Path, model: dict, optimization: dict) -> tuple[RAFModule, list[Example], Batch]:
+    """A module for some rows of the corpus, those rows, and a batch of them all."""
+    torch.manual_seed(0)
+    rows = read_split(corpus, "train")[:48]
+    frames = [row.frame.decoupled() for row in rows]
+    encoder = save_encoder(folder / "encoder", "bert", [row.utterance for row in rows] + ["[ intent | slot ]"])
+    tokenizer, ontology = PieceTokenizer.from_pretrained(str(encoder)), Ontology.from_frames(frames)
+    bank, ids = ScenarioBank.from_frames(frames), TargetIds(ontology)
+    config = RAFConfig(
+        str(encoder), width=32, decoder_heads=2, decoder_layers=1, length_hidden=16, retrieval_width=16, leaf_width=16,
+        **model,
+    )  # fmt: skip
+    module = RAFModule(config, optimization=RAFOptimizationConfig(**{"label_smoothing": 0.0, **optimization}))
+    module.build(Assets(tokenizer, ontology, "span", bank))
+    sources = tokenizer.batch([row.utterance for row in rows])
+    targets = [ids.encode(SpanForm().encode(f, s)) for f, s in zip(frames, sources, strict=True)]
+    places = [bank.id(Scenario.from_frame(frame)) for frame in frames]
+    corpus_ids = EncodedCorpus([s.ids for s in sources], targets, tokenizer.pad_id, scenarios=places)
+    return module, rows, corpus_ids.batch(np.arange(48))
+
+
 @pytest.mark.parametrize(
     ("model", "optimization"),
     [
@@ -203,23 +225,8 @@ def test_candidates_are_ranked_and_told(raf_checkpoint: Path, corpus: Path):
     ids=str,
 )
 def test_retrieval_and_filling_learn(model: dict, optimization: dict, corpus: Path, tmp_path: Path):
-    torch.manual_seed(0)
-    rows = read_split(corpus, "train")[:48]
+    module, rows, batch = small_raf(tmp_path, corpus, model, optimization)
     frames = [row.frame.decoupled() for row in rows]
-    encoder = save_encoder(tmp_path / "encoder", "bert", [row.utterance for row in rows] + ["[ intent | slot ]"])
-    tokenizer, ontology = PieceTokenizer.from_pretrained(str(encoder)), Ontology.from_frames(frames)
-    bank, ids = ScenarioBank.from_frames(frames), TargetIds(ontology)
-    config = RAFConfig(
-        str(encoder), width=32, decoder_heads=2, decoder_layers=1, length_hidden=16, retrieval_width=16, leaf_width=16,
-        **model,
-    )  # fmt: skip
-    module = RAFModule(config, optimization=RAFOptimizationConfig(**{"label_smoothing": 0.0, **optimization}))
-    module.build(Assets(tokenizer, ontology, "span", bank))
-    assert module.model is not None
-    sources = tokenizer.batch([row.utterance for row in rows])
-    targets = [ids.encode(SpanForm().encode(f, s)) for f, s in zip(frames, sources, strict=True)]
-    places = [bank.id(Scenario.from_frame(frame)) for frame in frames]
-    batch = EncodedCorpus([s.ids for s in sources], targets, tokenizer.pad_id, scenarios=places).batch(np.arange(48))
     optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3)
     for step in range(150):
         if step % 10 == 0:
@@ -232,6 +239,33 @@ def test_retrieval_and_filling_learn(model: dict, optimization: dict, corpus: Pa
     module.decoding.compositions, module.decoding.compose_weight = 0, 0.0
     parsed = module.parser().parse([row.utterance for row in rows])
     assert np.mean([h[0].frame == frame for h, frame in zip(parsed, frames, strict=True)]) > 0.8
+
+
+def test_a_last_stage_fits_what_finds_scenarios_alone(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    model = {"own_vectors": True, "query_hidden": 16, "encoder_dropout": 0.5}
+    module, _, batch = small_raf(tmp_path, corpus, model, {"fitted": "retrieval"})
+    assert module.model is not None
+    before = {name: value.clone() for name, value in module.model.state_dict().items()}
+    read, times = RAFModule._read, []
+    monkeypatch.setattr(RAFModule, "_read", lambda self: times.append(1) or read(self))
+    seen = []
+    module.model.encoder.register_forward_hook(lambda part, given, states: seen.append(states))
+    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.1)
+    losses = []
+    for step in range(40):
+        module.on_train_batch_start(batch, step)
+        optimizer.zero_grad()
+        found = module.losses(batch)
+        assert found.keys() == {"loss", "retrieval"}
+        found["loss"].backward()
+        optimizer.step()
+        losses.append(found["loss"].item())
+    assert losses[-1] < 0.5 * losses[0]
+    # The encoder reads the utterances alike in every step, though dropout acts elsewhere, and the bank only once.
+    assert module.model.training and len(times) == 1
+    assert torch.equal(seen[-1], seen[-2]) and not seen[-1].requires_grad
+    moved = {name for name, value in module.model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {name for name in before if name.startswith(FINDING)}
 
 
 @pytest.mark.parametrize("positions", [1, 2048], ids=["apart", "in one group"])
