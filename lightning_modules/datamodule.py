@@ -206,6 +206,16 @@ class TOPv2DataModule(pl.LightningDataModule):
             bank = bank.added(Scenario.from_frame(row.frame) for row in read_split(root, split, h.domains))
         return bank
 
+    def told(self) -> dict[str, Any]:
+        """What checkpoints and records say of the data: the options, and the checksum of the rows.
+
+        Of a checkpoint with an absolute path that the training went on from, only the file's name is told.
+        """
+        told: dict[str, Any] = {"checksum": self.checksum, **self.hparams}
+        if told["start"] and Path(told["start"]).is_absolute():
+            told["start"] = Path(told["start"]).name
+        return told
+
     def reported_examples(self) -> list[Example]:
         """All rows of the split whose figures are recorded, whatever ``validation_rows``."""
         h: Any = self.hparams

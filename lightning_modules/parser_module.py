@@ -217,7 +217,7 @@ class ParserModule(pl.LightningModule):
             "model": asdict(self.config),
             "decoding": asdict(self.decoding),
             "optimization": asdict(self.optimization),
-            "data": {"checksum": self._datamodule().checksum, **dict(self._datamodule().hparams)},
+            "data": self._datamodule().told(),
         }
         checkpoint["rng"] = torch.get_rng_state()
         if self.device.type == "cuda":

@@ -13,6 +13,7 @@ from data.topv2.frame import Frame
 from data.topv2.ontology import Ontology
 from data.topv2.reader import LOW_RESOURCE, read_split, write_file
 from data.topv2.spis import sample
+from lightning_modules.datamodule import TOPv2DataModule
 from parsers.conv_nar.model import ConvNAR
 from scripts import trainings
 from scripts.low_resource import low_resource, plot
@@ -126,8 +127,6 @@ def test_a_training_without_its_checkpoint_is_done_again_if_it_is_needed(tmp_pat
 
 
 def test_what_cannot_be_started_from(root: Path, repository: Path, tmp_path: Path, checkpoint: Path):
-    from lightning_modules.datamodule import TOPv2DataModule
-
     with pytest.raises(BundleError, match="E301"):
         TOPv2DataModule(str(root), start=str(tmp_path / "none.ckpt")).setup("fit")
     with pytest.raises(UsageError, match="E404"):
@@ -143,6 +142,13 @@ def test_what_cannot_be_started_from(root: Path, repository: Path, tmp_path: Pat
             tmp_path, root, repository, "--run=x", "--trainer.max_epochs=1", f"--data.start={checkpoint}",
             "--model.init_args.model.width=80",
         )  # fmt: skip
+
+
+def test_a_record_does_not_tell_where_a_machine_has_its_files(tmp_path: Path):
+    starts = (str(tmp_path / "source.ckpt"), "runs/source/best.ckpt", None)
+    told = [TOPv2DataModule(str(tmp_path), start=start).told() for start in starts]
+    assert [t["start"] for t in told] == ["source.ckpt", "runs/source/best.ckpt", None]
+    assert str(tmp_path) not in str(told) and told[0]["form"] == "span"
 
 
 def test_the_plot_is_a_picture():
