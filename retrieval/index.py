@@ -14,10 +14,12 @@ import numpy as np
 from data.topv2.errors import BundleError, UsageError
 from data.topv2.files import sha256, write_bytes, write_json
 
-#: Kinds of index: exact, all vectors with a byte for each of their numbers, a navigable graph (Malkov and Yashunin 2020),
-#: inverted lists of product-quantized residuals (Jégou et al. 2011).
-KINDS = ("flat", "sq8", "hnsw", "ivfpq")
-#: How far a byte reaches beyond the numbers it was fitted to, as a share of their range: scenarios may be added later.
+#: Bits for each number of a vector, of the kinds of index that keep all vectors in fewer.
+BITS = {"sq8": faiss.ScalarQuantizer.QT_8bit, "sq6": faiss.ScalarQuantizer.QT_6bit}
+#: Kinds of index: exact, those, a navigable graph (Malkov and Yashunin 2020), inverted lists of product-quantized residuals
+#: (Jégou et al. 2011).
+KINDS = ("flat", *BITS, "hnsw", "ivfpq")
+#: How far these reach beyond the numbers that they were fitted to, as a share of their range: scenarios may be added later.
 HEADROOM = 0.1
 #: Largest sample that inverted lists are trained on, for each list.
 TRAINING_VECTORS_PER_LIST = 64
@@ -28,7 +30,8 @@ class IndexConfig:
     """How scenarios are searched.
 
     Attributes:
-        kind: ``flat`` (exact), ``sq8`` (a quarter of its size), ``hnsw``, or ``ivfpq`` for banks of a million.
+        kind: ``flat`` (exact), ``sq8`` and ``sq6`` (a quarter of its size and less), ``hnsw``, or ``ivfpq`` for banks of a
+            million.
         links: neighbours of a node of the graph.
         build_effort: candidates looked at when a node of the graph is placed.
         effort: candidates looked at in a search of the graph, or inverted lists that a search visits.
@@ -84,8 +87,8 @@ class ScenarioIndex:
         index: Any
         if config.kind == "flat":
             index = faiss.IndexFlatIP(width)
-        elif config.kind == "sq8":
-            index = faiss.IndexScalarQuantizer(width, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT)
+        elif config.kind in BITS:
+            index = faiss.IndexScalarQuantizer(width, BITS[config.kind], faiss.METRIC_INNER_PRODUCT)
             index.sq.rangestat_arg = HEADROOM
             index.train(vectors)
         elif config.kind == "hnsw":

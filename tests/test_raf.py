@@ -24,7 +24,7 @@ from lightning_modules.calibration import calibrate_checkpoint
 from lightning_modules.checkpoints import load_module
 from lightning_modules.datamodule import Assets
 from lightning_modules.raf import RAFModule, RAFOptimizationConfig, endpoints, span_scores
-from lightning_modules.saved import read_checkpoint
+from lightning_modules.saved import parameters_of, read_checkpoint
 from lightning_modules.weights import pack
 from parsers.pretrained import load_transformer
 from parsers.raf.calibration import calibrate
@@ -265,6 +265,22 @@ def test_a_last_stage_fits_what_finds_scenarios_alone(corpus: Path, tmp_path: Pa
     assert module.model.training and len(times) == 1
     assert torch.equal(seen[-1], seen[-2]) and not seen[-1].requires_grad
     moved = {name for name, value in module.model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {name for name in before if name.startswith(FINDING)}
+
+
+def test_the_last_stage_is_laid_over_the_config(raf_checkpoint: Path, corpus: Path, repository: Path, tmp_path: Path):
+    encoder, configs = raf_checkpoint.parents[2] / "encoder", repository / "configs"
+    words = [
+        f"--config={configs / 'raf_last_stage.yaml'}", f"--data.start={raf_checkpoint}", "--run=last", *TINY_RAF,
+        f"--model.init_args.model.encoder={encoder}", f"--data.pretrained={encoder}",
+        "--trainer.max_epochs=1", "--trainer.check_val_every_n_epoch=1",
+    ]  # fmt: skip
+    told = fit(tmp_path, corpus, repository, *words, config=configs / "raf_minilm.yaml")
+    assert "exact match on eval" in told
+    before, after = (
+        parameters_of(read_checkpoint(path)) for path in (raf_checkpoint, tmp_path / "runs" / "last" / "best.ckpt")
+    )
+    moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
     assert moved == {name for name in before if name.startswith(FINDING)}
 
 

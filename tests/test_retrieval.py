@@ -138,7 +138,7 @@ def test_an_index_finds_the_nearest_and_is_never_stale(kind: str, tmp_path: Path
         ScenarioIndex.load(path, "encoder", "bank")
 
 
-@pytest.mark.parametrize("kind", ["flat", "sq8"])
+@pytest.mark.parametrize("kind", ["flat", "sq8", "sq6"])
 def test_scenarios_are_added_to_an_index_and_removed(kind: str):
     vectors = np.random.default_rng(1).normal(size=(300, 32)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
