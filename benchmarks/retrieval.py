@@ -1,6 +1,6 @@
 """What retrieval finds and what it is worth: recall, oracles, and exact match inside and outside of the bank.
 
-    python -m benchmarks.retrieval --checkpoint runs/raf_minilm/best.ckpt --data-root $TOPV2_DIR
+    python -m benchmarks.retrieval --checkpoint runs/raf_last_stage/best.ckpt --data-root $TOPV2_DIR
 
 `gold scenario given` fills the gold scenario of every row whose scenario is in the bank; `gold in top n` counts the rows
 where it is also among the first n that are retrieved, out of all rows (Shrivastava et al. 2022, oracles). The modules

@@ -102,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     calibrate = _command(
         commands, "calibrate", _calibrate,
         "learn from eval rows how a RAF checkpoint weighs its modules and when it leaves the bank",
-        "framefill calibrate --checkpoint runs/raf_minilm/best.ckpt --json results/raf_minilm/calibration.json",
+        "framefill calibrate --checkpoint runs/raf_last_stage/best.ckpt --json results/raf_last_stage/calibration.json",
     )  # fmt: skip
     calibrate.add_argument(
         "--checkpoint", required=True, type=Path, help="of kind raf; the weights are written into it"
