@@ -36,7 +36,7 @@ TOGETHER = 2048
 OWN = (
     "query_head.", "query_mlp.", "key_head.", "own_vectors", "sharpness", "leaf_head.", "leaf_entry.", "fill_blocks.", "spans.", "scenario_encoder.",
 )  # fmt: skip
-#: How names of parameters begin that only finding scenarios depends on, the encoder aside.
+#: How names of parameters begin that only finding scenarios depends on, but for what glosses are read by.
 FINDING = ("query_head.", "query_mlp.", "own_vectors", "sharpness")
 
 
