@@ -24,6 +24,9 @@ def main() -> None:
     """Measures, prints and writes."""
     asked = options(__doc__, "results/raf_held_out_intents.json", rows=False)
     asked.add_argument("--leave-score", type=float, help="decoding.leave_score, for bundles that expect new intents")
+    asked.add_argument(
+        "--lift", type=float, help="model.lift, by which vectors of scenarios that come later are multiplied"
+    )
     asked.add_argument("--others", type=int, default=2000, help="rows of other intents, evenly spread")
     given = asked.parse_args()
     module, made = load_module(given.checkpoint)
@@ -32,6 +35,9 @@ def main() -> None:
         raise SystemExit(f"{given.checkpoint} is no raf checkpoint trained with data.without_intents")
     if given.leave_score is not None:
         module.decoding.leave_score = given.leave_score
+    assert module.model is not None
+    if given.lift is not None:
+        module.model.lift = given.lift
     root = data_root(given.data_root)
     rows: dict[str, list[Example]] = {intent: [] for intent in held_out}
     others = []
@@ -54,6 +60,7 @@ def main() -> None:
         "scenarios_added": len(new),
         "rows": {**{intent: len(examples) for intent, examples in rows.items()}, "others": len(others)},
         "leave_score": module.decoding.leave_score,
+        "lift": module.model.lift,
         "exact_match_before": before,
         "exact_match_after": after,
         "evaluated_on": corpus_checksum(root, given.split),
