@@ -16,7 +16,7 @@ from rich.progress import track
 from torch import Tensor
 
 from data.topv2.batches import Batch
-from data.topv2.errors import UsageError
+from data.topv2.errors import UsageError, one_of
 from data.topv2.tokenization import PieceTokenizer
 from lightning_modules.datamodule import Assets
 from lightning_modules.losses import mean_of_rows
@@ -26,6 +26,7 @@ from lightning_modules.pretrained import PretrainedModule
 from parsers.raf.model import FINDING, OWN, RAF, RAFConfig
 from parsers.raf.parser import LeafRows, RAFDecodingConfig, RAFParser, ScenarioTable
 from parsers.raf.torch_backend import RAFTorchBackend
+from parsers.torch_backend import evaluation_mode
 from retrieval.glosses import GlossBatch, Glosses
 from retrieval.index import IndexConfig, ScenarioIndex
 from retrieval.scenario import Scenario
@@ -79,9 +80,8 @@ class RAFOptimizationConfig(NAROptimizationConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, value, known in (("negatives", self.negatives, NEGATIVES), ("fitted", self.fitted, FITTED)):
-            if value not in known:
-                raise ValueError(f"{name} {value!r}: one of {', '.join(known)}")
+        one_of("negatives", self.negatives, NEGATIVES)
+        one_of("fitted", self.fitted, FITTED)
 
 
 class Reading(NamedTuple):
@@ -345,13 +345,10 @@ class RAFModule(PretrainedModule, NARModule):
 @contextmanager
 def as_in_use(model: RAF) -> Iterator[None]:
     """Has a model read as it does when it parses: without dropout, and without gradients."""
-    training = model.training
-    model.eval()
     try:
-        with torch.no_grad():
+        with evaluation_mode(model), torch.no_grad():
             yield
     finally:
-        model.train(training)
         # Within a step, weights that were cast here for the first time would be taken from the cache without their
         # gradients.
         torch.clear_autocast_cache()

@@ -29,6 +29,17 @@ class NARModel(Protocol):
         ...
 
 
+@contextmanager
+def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
+    """No dropout, whatever mode the model is in; that mode again afterwards."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
 class TorchBackend:
     """Runs a model without gradients in evaluation mode, wherever its parameters are.
 
@@ -43,13 +54,8 @@ class TorchBackend:
     def evaluating(self) -> Iterator[None]:
         """No gradients, and no dropout whatever mode the model is in."""
         assert isinstance(self.model, torch.nn.Module)
-        training = self.model.training
-        self.model.eval()
-        try:
-            with torch.inference_mode():
-                yield
-        finally:
-            self.model.train(training)
+        with evaluation_mode(self.model), torch.inference_mode():
+            yield
 
     def encode(self, pieces: np.ndarray, mask: np.ndarray) -> tuple[Tensor, np.ndarray]:
         """See :class:`parsers.nar.Backend`."""

@@ -11,7 +11,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from data.topv2.errors import BundleError, UsageError
+from data.topv2.errors import BundleError, UsageError, one_of
 from data.topv2.files import sha256, write_bytes, write_json
 
 #: Bits for each number of a vector, of the kinds of index that keep all vectors in fewer.
@@ -45,8 +45,7 @@ class IndexConfig:
     code_bytes: int = 32
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"index kind {self.kind!r}: one of {', '.join(KINDS)}")
+        one_of("index kind", self.kind, KINDS)
 
 
 class ScenarioIndex:

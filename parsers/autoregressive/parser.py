@@ -15,6 +15,7 @@ from parsers.autoregressive.model import Autoregressive
 from parsers.constrained import Grammar, State
 from parsers.groups import in_groups, pad
 from parsers.interface import Hypothesis
+from parsers.torch_backend import evaluation_mode
 
 
 @dataclass
@@ -72,12 +73,8 @@ class AutoregressiveParser:
     def parse(self, utterances: Sequence[str], n_best: int = 1) -> list[list[Hypothesis]]:
         """See :class:`parsers.interface.Parser`."""
         sources = self.tokenizer.batch(list(utterances))
-        training = self.model.training
-        self.model.eval()
-        try:
+        with evaluation_mode(self.model):
             return in_groups(sources, lambda group: self._parse(group, n_best))
-        finally:
-            self.model.train(training)
 
     def _parse(self, sources: list[Source], n_best: int) -> list[list[Hypothesis]]:
         device = next(self.model.parameters()).device

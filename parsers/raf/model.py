@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from transformers import PreTrainedModel
 
-from data.topv2.errors import UsageError
+from data.topv2.errors import UsageError, one_of
 from data.topv2.lengths import by_length
 from data.topv2.tokenization import MAX_PIECES
 from parsers.encoders import TransformerBlock
@@ -84,8 +84,7 @@ class RAFConfig(SpanPointerConfig):
             ("filling", self.filling, FILLINGS),
             ("encoders", self.encoders, ENCODERS),
         ):
-            if value not in known:
-                raise ValueError(f"{name} {value!r}: one of {', '.join(known)}")
+            one_of(name, value, known)
 
 
 class SpanHead(nn.Module):

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from data.topv2.errors import FrameError
+from data.topv2.errors import FrameError, one_of
 from data.topv2.frame import Frame
 from data.topv2.linearization import CLOSE, TEXT, Token
 from data.topv2.ontology import Ontology
@@ -62,8 +62,7 @@ class RAFDecodingConfig(DecodingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.index not in KINDS:
-            raise ValueError(f"index {self.index!r}: one of {', '.join(KINDS)}")
+        one_of("index", self.index, KINDS)
         if self.scenarios < 1 or self.compositions < 0:
             raise ValueError(
                 f"scenarios {self.scenarios} must be at least 1, compositions {self.compositions} at least 0"
