@@ -11,8 +11,8 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from assistants.bundle import FILES, MANIFEST, Bundle, changeable
-from data.topv2.errors import BundleError
-from data.topv2.files import sha256, whole_folder, write_bytes, write_json
+from frames.errors import BundleError
+from frames.files import sha256, whole_folder, write_bytes, write_json
 from parsers.raf.parser import ScenarioTable
 from retrieval.bank import ScenarioBank
 from retrieval.index import ScenarioIndex

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data.topv2.errors import BundleError
-from data.topv2.files import UNREADABLE_ZIP, write_json
+from frames.errors import BundleError
+from frames.files import UNREADABLE_ZIP, write_json
 
 #: Version of the format; a reader refuses another.
 FORMAT = 1

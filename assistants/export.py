@@ -16,8 +16,8 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from assistants import banks, runtime
 from assistants.bundle import FILES, FORMAT, MANIFEST
 from assistants.graphs import difference, graphs, onnx_bytes
-from data.topv2.errors import UsageError
-from data.topv2.files import sha256, whole_folder, write_bytes, write_json
+from frames.errors import UsageError
+from frames.files import sha256, whole_folder, write_bytes, write_json
 from lightning_modules.checkpoints import load_module
 from lightning_modules.evaluation import environment
 from lightning_modules.parser_module import ParserModule

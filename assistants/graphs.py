@@ -13,7 +13,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from data.topv2.errors import BundleError
+from frames.errors import BundleError
 from parsers.nar_model import NARModel
 from parsers.raf.model import RAF
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from assistants import banks
 from assistants.bundle import Bundle
-from assistants.runtime import BundleParser, OnnxBackend
-from data.topv2.ontology import Ontology
-from data.topv2.tokenization import PieceTokenizer
+from assistants.onnx_backend import BundleParser, OnnxBackend
+from frames.ontology import Ontology
+from frames.tokenization import PieceTokenizer
 from parsers.nar import Encoded
 from parsers.raf.parser import RAFDecodingConfig, RAFParser, ScenarioTable
 from retrieval.bank import ScenarioBank

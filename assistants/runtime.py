@@ -10,87 +10,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import onnxruntime
 
 from assistants.bundle import Bundle
-from data.topv2.errors import BundleError
-from data.topv2.ontology import Ontology
-from data.topv2.tokenization import PieceTokenizer
-from parsers.nar import DecodingConfig, Encoded, NonAutoregressiveParser
-
-#: Suffix of a graph's file name for each precision.
-PRECISIONS = {"int8": ".int8.onnx", "fp32": ".onnx"}
-
-
-class OnnxBackend:
-    """The onnxruntime side of :class:`parsers.nar.Backend`.
-
-    Args:
-        graphs: ``encoder`` (``pieces, mask`` to ``memory, lengths``), ``decoder`` (``memory, pieces, mask, tokens,
-            target_lengths`` to ``scores``), ``rescorer`` (as the decoder) where frames are rescored, and whatever else the
-            kind of parser has.
-    """
-
-    def __init__(self, graphs: Mapping[str, bytes]) -> None:
-        options = onnxruntime.SessionOptions()
-        # The matrices are small: a batch gains more from groups of utterances side by side (`load`, threads).
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        # Optimizations that fuse across quantized operators depend on the machine; results may not differ by that.
-        options.log_severity_level = 3
-        self._sessions = {
-            name: onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-            for name, graph in graphs.items()
-        }
-        self._reads = {name: {e.name for e in session.get_inputs()} for name, session in self._sessions.items()}
-
-    def run(self, graph: str, given: Mapping[str, np.ndarray]) -> list[Any]:
-        """The outputs of a graph; inputs that it does not read are left out."""
-        reads = self._reads[graph]
-        return self._sessions[graph].run(None, {name: value for name, value in given.items() if name in reads})
-
-    def encode(self, pieces: np.ndarray, mask: np.ndarray) -> tuple[Any, np.ndarray]:
-        """See :class:`parsers.nar.Backend`."""
-        memory, lengths = self.run("encoder", {"pieces": pieces, "mask": mask})
-        return memory, lengths
-
-    def decode(self, encoded: Encoded, rows: np.ndarray, tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """See :class:`parsers.nar.Backend`."""
-        return self._judge("decoder", encoded, rows, tokens, lengths)
-
-    def rescore(self, encoded: Encoded, rows: np.ndarray, tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """See :class:`parsers.nar.Backend`."""
-        return self._judge("rescorer", encoded, rows, tokens, lengths)
-
-    def _judge(
-        self, graph: str, encoded: Encoded, rows: np.ndarray, tokens: np.ndarray, lengths: np.ndarray
-    ) -> np.ndarray:
-        """The output of a graph that reads targets over rows of a batch."""
-        given = {
-            "memory": encoded.memory[rows],
-            "pieces": encoded.pieces[rows],
-            "mask": encoded.mask[rows],
-            "tokens": tokens,
-            "target_lengths": lengths,
-        }
-        return self.run(graph, given)[0]
-
-
-class BundleParser(NonAutoregressiveParser):
-    """A parser over a bundle.
-
-    Attributes:
-        manifest: what the bundle says of itself (metrics, training config, data, licence).
-        precision: ``int8`` or ``fp32``.
-    """
-
-    manifest: dict[str, Any]
-    precision: str
+from assistants.onnx_backend import PRECISIONS, BundleParser, OnnxBackend
+from frames.errors import BundleError
+from frames.ontology import Ontology
+from frames.tokenization import PieceTokenizer
+from parsers.nar import DecodingConfig
 
 
 def load(path: Path | str, precision: str | None = None, threads: int = 1) -> BundleParser:

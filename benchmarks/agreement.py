@@ -13,9 +13,9 @@ from rich.progress import track
 
 from assistants import runtime
 from assistants.bundle import Bundle
-from data.topv2.files import write_json
-from data.topv2.frame import Frame
 from data.topv2.reader import corpus_checksum, data_root, read_split
+from frames.files import write_json
+from frames.frame import Frame
 from lightning_modules.checkpoints import load_module
 from lightning_modules.evaluation import environment
 from parsers.interface import Parser

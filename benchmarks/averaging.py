@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from benchmarks.measuring import compared, options
-from data.topv2.files import write_json
 from data.topv2.reader import corpus_checksum, data_root, read_split
+from frames.files import write_json
 from lightning_modules.checkpoints import load_module
 from lightning_modules.evaluation import environment, spread
 from lightning_modules.saved import parameters_of, read_checkpoint

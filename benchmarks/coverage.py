@@ -15,10 +15,10 @@ from typing import Any
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from data.topv2.files import write_json
-from data.topv2.linearization import Canonical, IndexForm, ScenarioForm, SpanForm
 from data.topv2.reader import Example, corpus_checksum, data_root, read_split
-from data.topv2.tokenization import PieceTokenizer, with_atoms
+from frames.files import write_json
+from frames.linearization import Canonical, IndexForm, ScenarioForm, SpanForm
+from frames.tokenization import PieceTokenizer, with_atoms
 
 POINTER = (IndexForm(), SpanForm(), ScenarioForm())
 

@@ -12,8 +12,8 @@ from dataclasses import replace
 from functools import partial
 
 from benchmarks.measuring import compared, options
-from data.topv2.files import write_json
 from data.topv2.reader import corpus_checksum, data_root, read_split
+from frames.files import write_json
 from lightning_modules.checkpoints import load_module
 from lightning_modules.evaluation import environment, spread
 from parsers.interface import Parser

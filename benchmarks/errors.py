@@ -16,8 +16,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from data.topv2.files import write_json
-from data.topv2.frame import Frame
+from frames.files import write_json
+from frames.frame import Frame
 from lightning_modules.evaluation import environment
 
 CLASSES = ("exact", "other root intent", "other scenario", "one endpoint off", "several endpoints off")

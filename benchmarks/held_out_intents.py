@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks.measuring import options
-from data.topv2.files import write_json
 from data.topv2.reader import Example, corpus_checksum, data_root, read_split
+from frames.files import write_json
 from lightning_modules.checkpoints import load_module
 from lightning_modules.evaluation import environment, spread
 from lightning_modules.raf import RAFModule

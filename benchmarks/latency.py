@@ -20,8 +20,8 @@ from transformers import BartConfig, BartForConditionalGeneration
 
 from assistants import runtime
 from assistants.export import size
-from data.topv2.files import write_json
 from data.topv2.reader import data_root, read_split
+from frames.files import write_json
 from lightning_modules.evaluation import environment
 
 

@@ -17,9 +17,9 @@ from typing import Any
 from rich.progress import track
 
 from benchmarks.measuring import options
-from data.topv2.files import write_bytes, write_json
-from data.topv2.pictures import canvas, png
 from data.topv2.reader import corpus_checksum, data_root, read_split
+from frames.files import write_bytes, write_json
+from frames.plots import canvas, png
 from lightning_modules.checkpoints import load_module
 from lightning_modules.evaluation import CHUNK, environment, spread
 from parsers.nar import DecodingConfig, NonAutoregressiveParser

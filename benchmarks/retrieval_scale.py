@@ -17,8 +17,8 @@ import faiss
 import numpy as np
 from rich.progress import track
 
-from data.topv2.files import write_bytes, write_json
-from data.topv2.pictures import canvas, png
+from frames.files import write_bytes, write_json
+from frames.plots import canvas, png
 from lightning_modules.evaluation import environment
 from retrieval.index import KINDS, IndexConfig, ScenarioIndex
 

@@ -23,8 +23,8 @@ import torch
 from rich.progress import track
 from torch.profiler import ProfilerActivity, profile
 
-from data.topv2.files import write_json
 from data.topv2.reader import data_root, read_split
+from frames.files import write_json
 from lightning_modules.checkpoints import load_module
 from lightning_modules.evaluation import environment
 from parsers.groups import pad

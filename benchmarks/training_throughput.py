@@ -19,11 +19,11 @@ from pytorch_lightning.utilities import move_data_to_device
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from data.topv2.batches import Batch, BatchStream
-from data.topv2.files import write_json
-from lightning_modules.checkpoints import KINDS
+from data.training.batches import Batch, BatchStream
+from frames.files import write_json
 from lightning_modules.datamodule import TOPv2DataModule
 from lightning_modules.evaluation import environment
+from lightning_modules.kinds import KINDS, module_class
 
 
 def main() -> None:
@@ -40,7 +40,9 @@ def main() -> None:
     data = TOPv2DataModule(given.data_root, **config["data"])
     data.setup("fit")
     assert data.assets is not None and data.train_corpus is not None
-    kind = next(kind for kind in KINDS.values() if config["model"]["class_path"].endswith("." + kind.__name__))
+    kind = next(
+        module_class(kind) for kind, (_, name) in KINDS.items() if config["model"]["class_path"].endswith("." + name)
+    )
     module = kind(
         kind.config_class(**groups["model"]),
         kind.decoding_class(**groups.get("decoding", {})),

@@ -1,1 +1,1 @@
-"""Readers and data structures for semantic parsing corpora, one package per corpus."""
+"""Corpora, one folder each, and what turns rows into training batches; mathematics only, no Lightning."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from data.topv2.batches import Batch
-from data.topv2.tokenization import PieceTokenizer
+from data.training.batches import Batch
+from frames.tokenization import PieceTokenizer
 from lightning_modules.losses import by_row, causal_scores, mean_of_places, real_places, target_nll
 from lightning_modules.parser_module import Judgement, OptimizationConfig
 from lightning_modules.pretrained import PretrainedModule

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from data.topv2.errors import UsageError
 from data.topv2.reader import Example
+from frames.errors import UsageError
 from lightning_modules.checkpoints import load_module
 from lightning_modules.raf import RAFModule
 from lightning_modules.saved import write_decoding

@@ -9,19 +9,11 @@ from typing import Any
 
 import torch
 
-from data.topv2.errors import BundleError, UsageError
-from lightning_modules.autoregressive import AutoregressiveModule
-from lightning_modules.conv_nar import ConvNARModule
+from frames.errors import BundleError, UsageError
 from lightning_modules.datamodule import Assets
+from lightning_modules.kinds import module_class
 from lightning_modules.parser_module import ParserModule
-from lightning_modules.raf import RAFModule
 from lightning_modules.saved import parameters_of, read_checkpoint
-from lightning_modules.span_pointer import SpanPointerModule
-
-#: What a checkpoint may hold.
-KINDS: dict[str, type[ParserModule]] = {
-    module.kind: module for module in (ConvNARModule, SpanPointerModule, AutoregressiveModule, RAFModule)
-}
 
 
 def load_module(
@@ -40,7 +32,7 @@ def load_module(
     """
     checkpoint = read_checkpoint(path)
     made = checkpoint["framefill"]
-    kind = KINDS.get(made.get("kind"))
+    kind = module_class(made.get("kind"))
     if kind is None:
         raise BundleError(
             "E304", f"parser kind {made.get('kind')!r} is not known.", where=str(path), remedy="Update framefill."

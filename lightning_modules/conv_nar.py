@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from data.topv2.tokenization import MAX_PIECES, PieceTokenizer
+from frames.tokenization import MAX_PIECES, PieceTokenizer
 from lightning_modules.nar import NARModule, NAROptimizationConfig
 from parsers.conv_nar.model import ConvNAR, ConvNARConfig
 from parsers.nar import DecodingConfig

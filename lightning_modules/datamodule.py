@@ -13,15 +13,15 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from data.topv2.augment import swap_values
-from data.topv2.batches import BatchStream, EncodedCorpus
-from data.topv2.errors import FramefillError, UsageError
-from data.topv2.frame import Frame
-from data.topv2.linearization import POINTER_FORMS, Linearization, TargetIds
-from data.topv2.ontology import Ontology
-from data.topv2.pruning import Pruning
 from data.topv2.reader import Example, corpus_checksum, data_root, read_split
-from data.topv2.tokenization import PieceTokenizer, Source
+from data.training.augment import swap_values
+from data.training.batches import BatchStream, EncodedCorpus
+from data.training.pruning import Pruning
+from frames.errors import FramefillError, UsageError
+from frames.frame import Frame
+from frames.linearization import POINTER_FORMS, Linearization, TargetIds
+from frames.ontology import Ontology
+from frames.tokenization import PieceTokenizer, Source
 from lightning_modules.saved import read_checkpoint
 from retrieval.bank import ScenarioBank
 from retrieval.scenario import Scenario
@@ -38,7 +38,7 @@ class Assets:
     Attributes:
         tokenizer: cuts utterances.
         ontology: labels and nesting of the training frames.
-        form: linearization, a name in :data:`data.topv2.linearization.POINTER_FORMS`.
+        form: linearization, a name in :data:`frames.linearization.POINTER_FORMS`.
         bank: scenarios of the training frames, for parsers that retrieve them.
     """
 
@@ -100,10 +100,10 @@ class TOPv2DataModule(pl.LightningDataModule):
         without_intents: intents whose rows are not trained on, to measure what is added later by text alone.
         fraction: share of the training rows to train on, drawn once by a fixed seed, for trials and learning curves.
         variants: for each training row, this many variants with slot values of other rows (see
-            :func:`data.topv2.augment.swap_values`).
+            :func:`data.training.augment.swap_values`).
         varied: probability that a variant stands in for its row, drawn anew in every epoch.
         pruned: probability that an epoch leaves out a row whose last loss is below the mean (InfoBatch, see
-            :class:`data.topv2.pruning.Pruning`); 0 for none. The last eighth of the epochs, and at least the last
+            :class:`data.training.pruning.Pruning`); 0 for none. The last eighth of the epochs, and at least the last
             one, has every row.
         batch_size: utterances in a training batch.
         seed: order of the batches.

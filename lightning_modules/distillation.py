@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from data.topv2.batches import Batch
-from data.topv2.errors import UsageError
+from data.training.batches import Batch
+from frames.errors import UsageError
+from lightning_modules.checkpoints import load_module
 from lightning_modules.datamodule import Assets
 from lightning_modules.parser_module import Judgement
 
@@ -24,9 +25,6 @@ class Teacher:
     """
 
     def __init__(self, path: str, student: Assets, device: torch.device) -> None:
-        # A teacher may be of any kind, and the kinds import this module.
-        from lightning_modules.checkpoints import load_module
-
         module, _ = load_module(path, device=device)
         assert module.assets is not None
         mine, wanted = module.assets.to_dict(), student.to_dict()

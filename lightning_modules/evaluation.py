@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from data.topv2.files import write_json, write_text
 from data.topv2.reader import Example
+from frames.files import write_json, write_text
 from lightning_modules.metrics import FrameExactMatch, rounded
 from parsers.interface import Parser
 

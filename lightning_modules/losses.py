@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from data.topv2.batches import PAD_TARGET, Batch
+from data.training.batches import PAD_TARGET, Batch
 from parsers.pointer_network import PointerDecoder, shifted
 
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from data.topv2.frame import Frame, Node, Span
-from data.topv2.scoring import exact_match, labelled_brackets
+from frames.frame import Frame
+from frames.nodes import Node, Span
+from frames.scoring import exact_match, labelled_brackets
 
 #: Depths and numbers of slots told apart; the last bucket holds that many or more.
 DEPTHS = 4

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from data.topv2.batches import PAD_TARGET, Batch
+from data.training.batches import PAD_TARGET, Batch
 from lightning_modules.distillation import Teacher
 from lightning_modules.losses import (
     by_row,

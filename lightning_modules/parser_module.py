@@ -11,11 +11,11 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from data.topv2.batches import Batch
-from data.topv2.errors import BundleError, UsageError
-from data.topv2.linearization import TargetIds
-from data.topv2.ontology import Ontology
-from data.topv2.tokenization import PieceTokenizer
+from data.training.batches import Batch
+from frames.errors import BundleError, UsageError
+from frames.linearization import TargetIds
+from frames.ontology import Ontology
+from frames.tokenization import PieceTokenizer
 from lightning_modules.datamodule import Assets, TOPv2DataModule
 from lightning_modules.metrics import FrameExactMatch
 from lightning_modules.saved import parameters_of, read_checkpoint
@@ -192,7 +192,7 @@ class ParserModule(pl.LightningModule):
     def _progress(self, step: int) -> float:
         """Share of the training that is done after a step, by epochs where their number is known.
 
-        Epochs may differ in length (:class:`data.topv2.pruning.Pruning`), so steps do not tell.
+        Epochs may differ in length (:class:`data.training.pruning.Pruning`), so steps do not tell.
         """
         trainer = self.trainer
         by_steps = step / trainer.max_steps if trainer.max_steps > 0 else 0.0

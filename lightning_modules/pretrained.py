@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from transformers import PreTrainedModel
 
-from data.topv2.errors import UsageError
-from data.topv2.tokenization import PieceTokenizer
+from frames.errors import UsageError
+from frames.tokenization import PieceTokenizer
 from lightning_modules.parser_module import ParserModule
 from parsers.pretrained import build_transformer, load_transformer
 

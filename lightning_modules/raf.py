@@ -15,9 +15,9 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from data.topv2.batches import Batch
-from data.topv2.errors import UsageError, one_of
-from data.topv2.tokenization import PieceTokenizer
+from data.training.batches import Batch
+from frames.errors import UsageError, one_of
+from frames.tokenization import PieceTokenizer
 from lightning_modules.datamodule import Assets
 from lightning_modules.losses import mean_of_rows
 from lightning_modules.metrics import RECALL_AT, ScenarioRecall

@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from data.topv2.errors import BundleError
-from data.topv2.files import write_bytes
+from frames.errors import BundleError
+from frames.files import write_bytes
 from parsers.pretrained import load_transformer
 
 #: Suffix of packed weights, and where a pretrained encoder's parameters stand among the model's.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from data.topv2.tokenization import PieceTokenizer
+from frames.tokenization import PieceTokenizer
 from lightning_modules.nar import NARModule, NAROptimizationConfig
 from lightning_modules.pretrained import PretrainedModule
 from parsers.nar import DecodingConfig

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from data.topv2.errors import UsageError
-from data.topv2.files import write_bytes
+from frames.errors import UsageError
+from frames.files import write_bytes
 from lightning_modules.checkpoints import load_module
 from lightning_modules.datamodule import Assets
 from lightning_modules.parser_module import ParserModule

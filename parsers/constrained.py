@@ -17,9 +17,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from data.topv2.linearization import TargetIds
-from data.topv2.ontology import Ontology
-from data.topv2.tokenization import Edges
+from frames.linearization import TargetIds
+from frames.ontology import Ontology
+from frames.tokenization import Edges
 
 #: What may come next inside a frame: a slot or the close of an intent; the content of a slot; the rest of a
 #: leaf; the close of a slot.

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from data.topv2.tokenization import Source
+from frames.tokenization import Source
 
 #: Utterances of a group.
 SIZE = 32

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from data.topv2.frame import Frame
-from data.topv2.ontology import Ontology
+from frames.frame import Frame
+from frames.ontology import Ontology
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from data.topv2.errors import FrameError
-from data.topv2.linearization import POINTER_FORMS, TargetIds
-from data.topv2.ontology import Ontology
-from data.topv2.tokenization import PieceTokenizer, Source
+from frames.errors import FrameError
+from frames.linearization import POINTER_FORMS, TargetIds
+from frames.ontology import Ontology
+from frames.tokenization import PieceTokenizer, Source
 from parsers.constrained import Decoded, Grammar, Lengths, decode, greedy
 from parsers.groups import in_groups, pad
 from parsers.interface import Hypothesis
@@ -95,7 +95,7 @@ class NonAutoregressiveParser:
         backend: the model.
         tokenizer: cuts utterances.
         ontology: labels and nesting.
-        form: name in :data:`data.topv2.linearization.POINTER_FORMS`.
+        form: name in :data:`frames.linearization.POINTER_FORMS`.
         config: how to decode.
 
     Attributes:

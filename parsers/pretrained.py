@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import logging
 
-from data.topv2.errors import UsageError
-from data.topv2.weights import PACKAGED, locate
+from frames.errors import UsageError
+from frames.weights import PACKAGED, locate
 from parsers.dropout import ByteDropout
 from parsers.encoders import noised, working
 
@@ -21,7 +21,7 @@ def load_transformer(name: str) -> PreTrainedModel:
     """A pretrained encoder with its weights.
 
     Args:
-        name: hub name, local folder, or short name of :data:`data.topv2.weights.PACKAGED`.
+        name: hub name, local folder, or short name of :data:`frames.weights.PACKAGED`.
 
     Raises:
         UsageError: it cannot be had here.

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from data.topv2.errors import BundleError, UsageError
-from data.topv2.files import check_version, read_json, write_json
-from data.topv2.frame import Frame
+from frames.errors import BundleError, UsageError
+from frames.files import check_version, read_json, write_json
+from frames.frame import Frame
 from retrieval.scenario import Scenario
 
 #: Format of the JSON file; a reader refuses another.

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.topv2.lengths import by_length
-from data.topv2.tokenization import PieceTokenizer
+from frames.lengths import by_length
+from frames.tokenization import PieceTokenizer
 from retrieval.bank import ScenarioBank
 
 

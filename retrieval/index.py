@@ -11,8 +11,8 @@ from typing import Any
 import faiss
 import numpy as np
 
-from data.topv2.errors import BundleError, UsageError, one_of
-from data.topv2.files import sha256, write_bytes, write_json
+from frames.errors import BundleError, UsageError, one_of
+from frames.files import sha256, write_bytes, write_json
 
 #: Bits for each number of a vector, of the kinds of index that keep all vectors in fewer.
 BITS = {"sq8": faiss.ScalarQuantizer.QT_8bit, "sq6": faiss.ScalarQuantizer.QT_6bit}

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from data.topv2.errors import FrameError
-from data.topv2.frame import Frame, Intent, Node, Span
-from data.topv2.linearization import TEXT, Token
-from data.topv2.ontology import CLOSE
+from frames.errors import FrameError
+from frames.frame import Frame
+from frames.linearization import TEXT, Token
+from frames.nodes import Intent, Node, Span
+from frames.ontology import CLOSE
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Scenario:
         return self.text
 
     def fill(self, spans: Sequence[tuple[int, int]]) -> list[Token]:
-        """The span form (:class:`data.topv2.linearization.SpanForm`) with these first and last pieces as its leaves.
+        """The span form (:class:`frames.linearization.SpanForm`) with these first and last pieces as its leaves.
 
         Raises:
             FrameError: there are more or fewer spans than leaves.

@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from data.topv2.files import write_bytes, write_json
-from data.topv2.pictures import canvas, png
 from data.topv2.reader import data_root
+from frames.files import write_bytes, write_json
+from frames.plots import canvas, png
 from scripts.trainings import fit, name_of, record
 
 #: The training that the others are compared with.

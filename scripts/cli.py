@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.topv2.errors import FramefillError, UsageError
+from frames.errors import FramefillError, UsageError
 
 #: Where the bundles lie that came with the packages; the most accurate is used when none is named.
 MODELS = Path(__file__).resolve().parent.parent / "models"
@@ -359,7 +359,7 @@ def _changes(words: Sequence[str]) -> dict[str, Any]:
 
 def _export(options: Any) -> None:
     from assistants.export import export, size
-    from data.topv2.files import read_json
+    from frames.files import read_json
 
     metrics = None
     if options.metrics is not None:
@@ -382,8 +382,8 @@ def _weights(options: Any) -> None:
 def _calibrate(options: Any) -> None:
     from rich.progress import Progress
 
-    from data.topv2.files import write_json
     from data.topv2.reader import corpus_checksum, data_root, read_split
+    from frames.files import write_json
     from lightning_modules.calibration import calibrate_checkpoint
     from lightning_modules.evaluation import environment
 
@@ -463,9 +463,9 @@ def _ablations(options: Any) -> None:
 
 
 def _verify(options: Any) -> None:
-    from data.topv2.errors import CorpusError
     from data.topv2.reader import data_root
     from data.topv2.verify import verify
+    from frames.errors import CorpusError
 
     root = data_root(options.data_root)
     checks = verify(root)
@@ -515,7 +515,7 @@ def _mtop(options: Any) -> None:
 
 
 def _synthetic(options: Any) -> None:
-    from data.topv2.synthetic import write_corpus
+    from data.synthetic import write_corpus
 
     print(write_corpus(options.out, options.seed))
 

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from data.topv2.files import write_bytes, write_json
-from data.topv2.pictures import canvas, png
 from data.topv2.reader import data_root, split_files
+from frames.files import write_bytes, write_json
+from frames.plots import canvas, png
 from scripts.trainings import done, fit, name_of, record, recorded
 
 

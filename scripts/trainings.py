@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from data.topv2.errors import UsageError
+from frames.errors import UsageError
 
 
 def name_of(config: Path) -> str:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from data.topv2.synthetic import write_corpus
+from data.synthetic import write_corpus
 
 #: Rows of the small corpus that tests train on.
 SIZES = {"train": 700, "evaluation": 120, "test": 40}

@@ -2,7 +2,8 @@
 
 from hypothesis import strategies as st
 
-from data.topv2.frame import Frame, Intent, Slot, Span
+from frames.frame import Frame
+from frames.nodes import Intent, Slot, Span
 
 LABELS = st.sampled_from(["CREATE_ALARM", "GET_EVENT", "SEND_MESSAGE", "X", "A_1"])
 WORDS = st.text(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data.topv2.errors import UsageError
+from frames.errors import UsageError
 from lightning_modules.datamodule import TOPv2DataModule
 from scripts.ablations import ablations, plot
 from tests.conftest import TINY

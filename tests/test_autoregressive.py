@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from assistants.export import export
-from data.topv2.errors import UsageError
-from data.topv2.linearization import SpanForm, TargetIds
-from data.topv2.ontology import Ontology
 from data.topv2.reader import read_split
-from data.topv2.tokenization import PieceTokenizer
+from frames.errors import UsageError
+from frames.linearization import SpanForm, TargetIds
+from frames.ontology import Ontology
+from frames.tokenization import PieceTokenizer
 from lightning_modules.autoregressive import AutoregressiveModule
 from lightning_modules.checkpoints import load_module
 from lightning_modules.datamodule import Assets

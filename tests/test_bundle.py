@@ -12,8 +12,8 @@ import torch
 from assistants import runtime
 from assistants.bundle import most_accurate
 from assistants.export import export, size
-from data.topv2.errors import BundleError, MachineError, UsageError
 from data.topv2.reader import read_split
+from frames.errors import BundleError, MachineError, UsageError
 from lightning_modules.checkpoints import load_module
 from parsers.nar_model import NARModel
 from tests.training import environment

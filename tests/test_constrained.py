@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from data.topv2.errors import FrameError
-from data.topv2.frame import Frame
-from data.topv2.linearization import POINTER_FORMS, TargetIds
-from data.topv2.ontology import Ontology
-from data.topv2.tokenization import Source
+from frames.errors import FrameError
+from frames.frame import Frame
+from frames.linearization import POINTER_FORMS, TargetIds
+from frames.ontology import Ontology
+from frames.tokenization import Source
 from parsers import constrained
 from parsers.constrained import Grammar, Lengths, decode, greedy
 

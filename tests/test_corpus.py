@@ -6,16 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from data.synthetic import generate, write_corpus
 from data.topv2 import download as downloading
 from data.topv2 import verify as verifying
-from data.topv2.augment import swap_values, with_texts
 from data.topv2.describe import describe
-from data.topv2.errors import CorpusError, FrameError, MachineError, UsageError
-from data.topv2.files import sha256, whole_folder, write_text
-from data.topv2.frame import Frame, Span
 from data.topv2.reader import Example, corpus_checksum, data_root, read_file, read_split, write_file
 from data.topv2.spis import labels, sample
-from data.topv2.synthetic import generate, write_corpus
+from data.training.augment import swap_values, with_texts
+from frames.errors import CorpusError, FrameError, MachineError, UsageError
+from frames.files import sha256, whole_folder, write_text
+from frames.frame import Frame
+from frames.nodes import Span
 
 HEADER = "domain\tutterance\tsemantic_parse\n"
 ROW = "alarm\twake me\t[IN:CREATE_ALARM wake me ]\n"

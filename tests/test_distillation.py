@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.topv2.batches import EncodedCorpus
-from data.topv2.errors import UsageError
-from data.topv2.linearization import POINTER_FORMS, TargetIds
 from data.topv2.reader import read_split
-from data.topv2.tokenization import PieceTokenizer
+from data.training.batches import EncodedCorpus
+from frames.errors import UsageError
+from frames.linearization import POINTER_FORMS, TargetIds
+from frames.tokenization import PieceTokenizer
 from lightning_modules.checkpoints import load_module
 from lightning_modules.datamodule import Assets
 from lightning_modules.distillation import Teacher

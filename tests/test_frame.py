@@ -1,9 +1,10 @@
 import pytest
 from hypothesis import given
 
-from data.topv2.errors import FrameError
-from data.topv2.frame import Frame, Intent, Slot, Span
 from data.topv2.reader import read_split
+from frames.errors import FrameError
+from frames.frame import Frame
+from frames.nodes import Intent, Slot, Span
 from tests.strategies import frames
 
 ALARM = "[IN:CREATE_ALARM Set it [SL:DATE_TIME for 8 am ] . ]"

@@ -6,13 +6,14 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from benchmarks.coverage import FAMILIES, covered
-from data.topv2.errors import FrameError, UsageError
-from data.topv2.frame import Frame, Intent, Slot, Span
-from data.topv2.linearization import Canonical, IndexForm, ScenarioForm, SpanForm, TargetIds
-from data.topv2.ontology import Ontology
+from data.synthetic import generate
 from data.topv2.reader import read_split
-from data.topv2.synthetic import generate
-from data.topv2.tokenization import MAX_PIECES, PieceTokenizer, with_atoms
+from frames.errors import FrameError, UsageError
+from frames.frame import Frame
+from frames.linearization import Canonical, IndexForm, ScenarioForm, SpanForm, TargetIds
+from frames.nodes import Intent, Slot, Span
+from frames.ontology import Ontology
+from frames.tokenization import MAX_PIECES, PieceTokenizer, with_atoms
 
 FORMS = [IndexForm(), SpanForm(), ScenarioForm()]
 EXAMPLES = generate(seed=1, train=600, evaluation=1, test=1)["train"]

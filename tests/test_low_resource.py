@@ -8,11 +8,11 @@ import pytest
 import torch
 import yaml
 
-from data.topv2.errors import BundleError, CorpusError, UsageError
-from data.topv2.frame import Frame
-from data.topv2.ontology import Ontology
 from data.topv2.reader import LOW_RESOURCE, read_split, write_file
 from data.topv2.spis import sample
+from frames.errors import BundleError, CorpusError, UsageError
+from frames.frame import Frame
+from frames.ontology import Ontology
 from lightning_modules.datamodule import TOPv2DataModule
 from parsers.conv_nar.model import ConvNAR
 from scripts import trainings

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from data.mtop.reader import convert, read_file
-from data.topv2.errors import CorpusError, FrameError
 from data.topv2.reader import read_split, write_file
+from frames.errors import CorpusError, FrameError
 from scripts.cli import main
 from tests.conftest import TINY_RAF
 from tests.encoders import save_encoder

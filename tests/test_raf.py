@@ -13,13 +13,13 @@ from assistants import banks, runtime
 from assistants.bundle import Bundle
 from assistants.export import export
 from assistants.raf import RAFBundleParser
-from data.topv2.batches import Batch, EncodedCorpus
-from data.topv2.errors import BundleError, MachineError, UsageError
-from data.topv2.frame import Frame
-from data.topv2.linearization import SpanForm, TargetIds
-from data.topv2.ontology import Ontology
 from data.topv2.reader import Example, read_split
-from data.topv2.tokenization import PieceTokenizer
+from data.training.batches import Batch, EncodedCorpus
+from frames.errors import BundleError, MachineError, UsageError
+from frames.frame import Frame
+from frames.linearization import SpanForm, TargetIds
+from frames.ontology import Ontology
+from frames.tokenization import PieceTokenizer
 from lightning_modules.calibration import calibrate_checkpoint
 from lightning_modules.checkpoints import load_module
 from lightning_modules.datamodule import Assets

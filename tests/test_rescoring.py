@@ -14,8 +14,8 @@ from assistants import runtime
 from assistants.export import export
 from benchmarks import decoding, rescoring
 from benchmarks.rescoring import Scored
-from data.topv2.linearization import TargetIds
 from data.topv2.reader import read_split
+from frames.linearization import TargetIds
 from lightning_modules.checkpoints import load_module
 from lightning_modules.datamodule import TOPv2DataModule
 from lightning_modules.span_pointer import SpanPointerModule

@@ -6,12 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from data.topv2.errors import BundleError, FrameError, UsageError
-from data.topv2.files import write_bytes
-from data.topv2.frame import Frame
-from data.topv2.linearization import SpanForm
 from data.topv2.reader import read_split
-from data.topv2.tokenization import PieceTokenizer
+from frames.errors import BundleError, FrameError, UsageError
+from frames.files import write_bytes
+from frames.frame import Frame
+from frames.linearization import SpanForm
+from frames.tokenization import PieceTokenizer
 from retrieval.bank import ScenarioBank
 from retrieval.index import KINDS, IndexConfig, ScenarioIndex
 from retrieval.scenario import STYLES, Scenario

@@ -3,9 +3,9 @@ import pytest
 import torch
 from hypothesis import given
 
-from data.topv2.frame import Frame
-from data.topv2.render import diff_html, html, svg, tree
-from data.topv2.scoring import exact_match, labelled_brackets, official_exact_match, validity
+from frames.frame import Frame
+from frames.render import html, svg
+from frames.scoring import exact_match, labelled_brackets, official_exact_match, validity
 from lightning_modules.metrics import FrameExactMatch, ScenarioRecall
 from tests.strategies import frames
 
@@ -82,23 +82,23 @@ def test_metric_of_two_processes_is_the_metric_of_one():
 
 @given(frames())
 def test_drawings_name_every_node(frame: Frame):
-    drawn, text = svg(frame), tree(frame)
+    drawn, text = svg(frame.root, frame.utterance), frame.tree()
     for node, _, _ in frame.nodes():
         assert node.label in drawn
         assert node.label in text
     assert text.count("\n") + 1 == sum(1 for _ in frame.nodes())
-    assert drawn in html(frame)
+    assert drawn in html(frame.root, frame.utterance)
 
 
 def test_drawings_escape_and_mark_differences():
     frame = Frame.parse("[IN:A [SL:B <b>&x ] ]")
-    assert "<b>" not in svg(frame)
-    assert "&lt;b&gt;&amp;x" in svg(frame)
-    assert frame._repr_html_() == html(frame)
-    assert tree(GOLD).splitlines()[2] == "├── SL:T 'call mum'"
-    assert "#c02626" in diff_html(GOLD, SHORT)
-    assert "#c02626" not in diff_html(GOLD, GOLD)
-    assert "no well-formed frame" in diff_html(GOLD, None)
+    assert "<b>" not in svg(frame.root, frame.utterance)
+    assert "&lt;b&gt;&amp;x" in svg(frame.root, frame.utterance)
+    assert frame._repr_html_() == html(frame.root, frame.utterance)
+    assert GOLD.tree().splitlines()[2] == "├── SL:T 'call mum'"
+    assert "#c02626" in GOLD.diff_html(SHORT)
+    assert "#c02626" not in GOLD.diff_html(GOLD)
+    assert "no well-formed frame" in GOLD.diff_html(None)
 
 
 def test_recall_counts_rows_whose_scenario_the_bank_has():

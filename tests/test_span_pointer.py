@@ -7,9 +7,9 @@ import torch
 
 from assistants import runtime
 from assistants.export import export
-from data.topv2.errors import UsageError
 from data.topv2.reader import read_split
-from data.topv2.tokenization import PieceTokenizer
+from frames.errors import UsageError
+from frames.tokenization import PieceTokenizer
 from lightning_modules.checkpoints import load_module
 from lightning_modules.nar import NAROptimizationConfig
 from lightning_modules.span_pointer import SpanPointerModule
@@ -122,7 +122,7 @@ def test_encoders_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyP
         load_transformer(str(tmp_path / "no-such-folder"))
     with pytest.raises(UsageError, match="E421"):
         PieceTokenizer.from_pretrained(str(tmp_path / "no-such-folder"))
-    monkeypatch.setattr("data.topv2.weights.PACKAGED", {"minilm": ("no_such_package", "model")})
+    monkeypatch.setattr("frames.weights.PACKAGED", {"minilm": ("no_such_package", "model")})
     for load in (load_transformer, PieceTokenizer.from_pretrained):
         with pytest.raises(UsageError, match=r"\.\[pretrained\]") as caught:
             load("minilm")

@@ -13,9 +13,9 @@ import torch
 import yaml
 from transformers import get_cosine_schedule_with_warmup
 
-from data.topv2.batches import PAD_TARGET, BatchStream, EncodedCorpus
-from data.topv2.errors import FramefillError
-from data.topv2.pruning import Pruning
+from data.training.batches import PAD_TARGET, BatchStream, EncodedCorpus
+from data.training.pruning import Pruning
+from frames.errors import FramefillError
 from lightning_modules.conv_nar import ConvNARModule
 from lightning_modules.datamodule import TOPv2DataModule
 from lightning_modules.losses import smoothed_nll, symmetric_divergence

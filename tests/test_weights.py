@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.topv2.errors import BundleError, UsageError
-from data.topv2.frame import Frame
-from data.topv2.ontology import Ontology
 from data.topv2.reader import read_split
+from frames.errors import BundleError, UsageError
+from frames.frame import Frame
+from frames.ontology import Ontology
 from lightning_modules.checkpoints import load_module
 from lightning_modules.datamodule import TOPv2DataModule
 from lightning_modules.saved import read_checkpoint

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from data.topv2.errors import CorpusError, FrameError
-from data.topv2.frame import Frame, Intent, Slot, Span
 from data.topv2.reader import Example, read_lines, write_file
+from frames.errors import CorpusError, FrameError
+from frames.frame import Frame
+from frames.nodes import Intent, Slot, Span
 
 COLUMNS = ("id", "intent", "slots", "utterance", "domain", "locale", "decoupled frame", "tokens")
 SPLITS = ("train", "eval", "test")

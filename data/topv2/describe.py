@@ -9,10 +9,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from data.topv2.files import write_text
-from data.topv2.pictures import canvas, png
 from data.topv2.reader import SPLITS, Example, read_split
 from data.topv2.spis import labels
+from frames.files import write_text
+from frames.plots import canvas, png
 
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:980px;margin:2em auto;padding:0 1em;color:#1c2430}"

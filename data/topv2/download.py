@@ -9,9 +9,9 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from data.topv2.errors import CorpusError, MachineError
-from data.topv2.files import UNREADABLE_ZIP, whole_folder
 from data.topv2.verify import official_sums, verify
+from frames.errors import CorpusError, MachineError
+from frames.files import UNREADABLE_ZIP, whole_folder
 
 #: The link that the authors give; it redirects to a zip archive.
 OFFICIAL_URL = "https://fb.me/TOPv2Dataset"

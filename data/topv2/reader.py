@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data.topv2.errors import CorpusError, FrameError
-from data.topv2.files import sha256, write_text
-from data.topv2.frame import Frame
+from frames.errors import CorpusError, FrameError
+from frames.files import sha256, write_text
+from frames.frame import Frame
 
 DOMAINS = ("alarm", "event", "messaging", "music", "navigation", "reminder", "timer", "weather")
 SPLITS = ("train", "eval", "test")

@@ -6,8 +6,8 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 
-from data.topv2.frame import Frame
 from data.topv2.reader import Example
+from frames.frame import Frame
 
 
 def labels(frame: Frame) -> Counter[str]:

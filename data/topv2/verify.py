@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.topv2.files import sha256
+from frames.files import sha256
 
 _SUMS = Path(__file__).with_name("SHA256SUMS")
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from data.topv2.linearization import POINTER_FORMS, TargetIds
-from data.topv2.ontology import Ontology
-from data.topv2.tokenization import Edges, PieceTokenizer, Source
+from frames.linearization import POINTER_FORMS, TargetIds
+from frames.ontology import Ontology
+from frames.tokenization import Edges, PieceTokenizer, Source
 from parsers.autoregressive.model import Autoregressive
 from parsers.constrained import Grammar, State
 from parsers.groups import in_groups, pad
@@ -52,7 +52,7 @@ class AutoregressiveParser:
         model: in whatever mode; it is put into evaluation while it parses.
         tokenizer: cuts utterances.
         ontology: labels and nesting.
-        form: name in :data:`data.topv2.linearization.POINTER_FORMS`.
+        form: name in :data:`frames.linearization.POINTER_FORMS`.
         config: how to decode.
     """
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from transformers import PreTrainedModel
 
-from data.topv2.errors import UsageError, one_of
-from data.topv2.lengths import by_length
-from data.topv2.tokenization import MAX_PIECES
+from frames.errors import UsageError, one_of
+from frames.lengths import by_length
+from frames.tokenization import MAX_PIECES
 from parsers.encoders import TransformerBlock
 from parsers.layout import Layout
 from parsers.pretrained import PretrainedEncoder

@@ -17,11 +17,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from data.topv2.errors import FrameError, one_of
-from data.topv2.frame import Frame
-from data.topv2.linearization import CLOSE, TEXT, Token
-from data.topv2.ontology import Ontology
-from data.topv2.tokenization import PieceTokenizer, Source
+from frames.errors import FrameError, one_of
+from frames.frame import Frame
+from frames.linearization import CLOSE, TEXT, Token
+from frames.ontology import Ontology
+from frames.tokenization import PieceTokenizer, Source
 from parsers.constrained import Lengths
 from parsers.groups import in_groups
 from parsers.interface import Hypothesis

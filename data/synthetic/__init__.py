@@ -11,11 +11,11 @@ import random
 import re
 from pathlib import Path
 
-from data.topv2.files import whole_folder
-from data.topv2.frame import Frame
+from data.synthetic.grammar import FRAGMENTS, TEMPLATES
+from data.synthetic.lexicon import HELD_OUT, LEXICON
 from data.topv2.reader import Example, write_file
-from data.topv2.synthetic.grammar import FRAGMENTS, TEMPLATES
-from data.topv2.synthetic.lexicon import HELD_OUT, LEXICON
+from frames.files import whole_folder
+from frames.frame import Frame
 
 _CHOICE = re.compile(r"\(([^()]*)\)")
 _NAME = re.compile(r"@([a-z_]+)")

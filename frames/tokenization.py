@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-from data.topv2.errors import BundleError, UsageError
-from data.topv2.weights import locate
+from frames.errors import BundleError, UsageError
+from frames.weights import locate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -146,7 +146,7 @@ class PieceTokenizer:
 
     def save(self, path: Path | str) -> None:
         """Writes ``tokenizer.json`` with the special ids beside the vocabulary."""
-        from data.topv2.files import write_text
+        from frames.files import write_text
 
         write_text(path, self.to_json())
 

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html import escape
 
-from data.topv2.frame import Frame, Intent, Node, Span
-from data.topv2.scoring import brackets
+from frames.nodes import Intent, Node, Span, bracketed, brackets, decouple, hulls, kind
 
 #: Longest text drawn for one leaf, in characters.
 LEAF = 28
@@ -15,20 +14,23 @@ _WIDTH, _LEVEL, _GAP, _MARGIN = 7.2, 62, 18, 14
 _COLOURS = {"intent": ("#e8eefc", "#2f55c8"), "slot": ("#e6f5ec", "#1d7a46"), "wrong": ("#fdeaea", "#c02626")}
 
 
-def tree(frame: Frame) -> str:
-    """The frame as an indented tree, one node a line, slot text quoted."""
-    return "\n".join(_lines(frame, frame.root, "", ""))
+def tree(root: Intent, utterance: str) -> str:
+    """The tree over an utterance, indented, one node a line, slot text quoted."""
+    return "\n".join(_lines(utterance, root, "", ""))
 
 
-def _lines(frame: Frame, node: Node, lead: str, below: str) -> Iterator[str]:
+def _lines(utterance: str, node: Node, lead: str, below: str) -> Iterator[str]:
     nodes = [child for child in node.children if not isinstance(child, Span)]
-    texts = [frame.text(child) for child in node.children if isinstance(child, Span)]
-    kind = "IN" if isinstance(node, Intent) else "SL"
-    words = f" {' … '.join(repr(' '.join(text.split())) for text in texts)}" if texts and kind == "SL" else ""
-    yield f"{lead}{kind}:{node.label}{words}"
+    texts = [utterance[child.start : child.end] for child in node.children if isinstance(child, Span)]
+    words = (
+        f" {' … '.join(repr(' '.join(text.split())) for text in texts)}"
+        if texts and not isinstance(node, Intent)
+        else ""
+    )
+    yield f"{lead}{kind(node)}:{node.label}{words}"
     for i, child in enumerate(nodes):
         last = i == len(nodes) - 1
-        yield from _lines(frame, child, below + ("└── " if last else "├── "), below + ("    " if last else "│   "))
+        yield from _lines(utterance, child, below + ("└── " if last else "├── "), below + ("    " if last else "│   "))
 
 
 @dataclass
@@ -42,20 +44,20 @@ class _Box:
     width: float = 0.0
 
 
-def svg(frame: Frame, wrong: frozenset[tuple[str, int, int]] | None = None) -> str:
+def svg(root: Intent, utterance: str, wrong: frozenset[tuple[str, int, int]] | None = None) -> str:
     """A self-contained SVG of the tree, leaves at the bottom of their branches.
 
     Args:
-        frame: what to draw.
-        wrong: labelled brackets (:func:`data.topv2.scoring.brackets`) to mark in red.
+        root: the tree to draw.
+        utterance: what its spans are of.
+        wrong: labelled brackets (:func:`frames.nodes.brackets`) to mark in red.
     """
-    extents = {id(node): (start, end) for node, start, end in frame.nodes()}
-    root = _box(frame, frame.root, extents, wrong or frozenset())
-    _place(root, _MARGIN)
-    depth = _height(root)
-    width, height = root.width + 2 * _MARGIN, depth * _LEVEL + _MARGIN
-    drawn = "".join(_draw(root, 0))
-    title = escape(str(frame.decoupled()))
+    extents = {id(node): (start, end) for node, start, end in hulls(root)}
+    box = _box(utterance, root, extents, wrong or frozenset())
+    _place(box, _MARGIN)
+    width, height = box.width + 2 * _MARGIN, _height(box) * _LEVEL + _MARGIN
+    drawn = "".join(_draw(box, 0))
+    title = escape(" ".join(bracketed(decouple(root), utterance)))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{width:.0f}" height="{height:.0f}" '
         f'viewBox="0 0 {width:.0f} {height:.0f}" font-family="ui-monospace, Menlo, Consolas, monospace" font-size="12">'
@@ -64,26 +66,26 @@ def svg(frame: Frame, wrong: frozenset[tuple[str, int, int]] | None = None) -> s
     )
 
 
-def html(frame: Frame) -> str:
+def html(root: Intent, utterance: str) -> str:
     """The SVG in a container that scrolls, with the utterance above it."""
     return (
         f'<figure style="margin:0 0 1em 0;overflow-x:auto"><figcaption dir="auto" style="margin-bottom:4px">'
-        f"{escape(_short(frame.utterance, 200))}</figcaption>{svg(frame)}</figure>"
+        f"{escape(_short(utterance, 200))}</figcaption>{svg(root, utterance)}</figure>"
     )
 
 
-def diff_html(gold: Frame, predicted: Frame | None) -> str:
-    """Gold and prediction one above the other; nodes that the other does not have are red."""
-    gold = gold.decoupled()
+def diff_html(gold: Intent, predicted: Intent | None, utterance: str) -> str:
+    """Gold and predicted tree, decoupled, one above the other; nodes that the other does not have are red."""
+    gold = decouple(gold)
     expected = brackets(gold)
-    found = brackets(predicted.decoupled()) if predicted is not None else expected - expected
-    parts = [f"<div><small>gold</small><br>{svg(gold, frozenset(expected - found))}</div>"]
+    found = brackets(decouple(predicted)) if predicted is not None else expected - expected
+    parts = [f"<div><small>gold</small><br>{svg(gold, utterance, frozenset(expected - found))}</div>"]
     if predicted is None:
         parts.append("<div><small>predicted</small><br><em>no well-formed frame</em></div>")
     else:
-        drawn = svg(predicted.decoupled(), frozenset(found - expected))
+        drawn = svg(decouple(predicted), utterance, frozenset(found - expected))
         parts.append(f"<div><small>predicted</small><br>{drawn}</div>")
-    caption = escape(_short(gold.utterance, 200))
+    caption = escape(_short(utterance, 200))
     return f'<figure style="margin:0 0 1.5em 0;overflow-x:auto"><figcaption dir="auto">{caption}</figcaption>{"".join(parts)}</figure>'
 
 
@@ -92,12 +94,15 @@ def _short(text: str, limit: int = LEAF) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def _box(frame: Frame, node: Node, extents: dict[int, tuple[int, int]], wrong: frozenset[tuple[str, int, int]]) -> _Box:
-    kind = "IN" if isinstance(node, Intent) else "SL"
-    label = f"{kind}:{node.label}"
-    colour = "wrong" if (label, *extents[id(node)]) in wrong else ("intent" if kind == "IN" else "slot")
+def _box(
+    utterance: str, node: Node, extents: dict[int, tuple[int, int]], wrong: frozenset[tuple[str, int, int]]
+) -> _Box:
+    label = f"{kind(node)}:{node.label}"
+    colour = "wrong" if (label, *extents[id(node)]) in wrong else ("intent" if isinstance(node, Intent) else "slot")
     children = [
-        _Box(_short(frame.text(child)), None) if isinstance(child, Span) else _box(frame, child, extents, wrong)
+        _Box(_short(utterance[child.start : child.end]), None)
+        if isinstance(child, Span)
+        else _box(utterance, child, extents, wrong)
         for child in node.children
     ]
     return _Box(label, colour, children)

@@ -20,10 +20,11 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from data.topv2.errors import FrameError
-from data.topv2.frame import Frame, Intent, Node, Slot, Span
-from data.topv2.ontology import CLOSE, Ontology
-from data.topv2.tokenization import Source
+from frames.errors import FrameError
+from frames.frame import Frame
+from frames.nodes import Intent, Node, Slot, Span
+from frames.ontology import CLOSE, Ontology
+from frames.tokenization import Source
 
 Token = str | int
 #: Stands, in a scenario, for text that is not the only child of its slot.
@@ -191,7 +192,7 @@ def _pieces(span: Span, source: Source) -> tuple[int, int]:
         raise FrameError(
             "E133",
             f"the leaf {source.text[span.start : span.end]!r} does not start and end between words.",
-            remedy="Let slots hold whole words, numbers and signs, as data.topv2.tokenization splits them.",
+            remedy="Let slots hold whole words, numbers and signs, as frames.tokenization splits them.",
         )
     return first, last
 

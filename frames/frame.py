@@ -11,40 +11,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any
 
-from data.topv2.errors import FrameError
+from frames import render
+from frames.errors import FrameError
+from frames.nodes import Intent, Node, Slot, Span, bracketed, decouple, hulls, spans, template, walk
 
 _LABEL = re.compile(r"[A-Z0-9_]+")
 #: Deeper trees than this are refused rather than risk the interpreter's recursion limit (TOPv2: at most 10 levels).
 MAX_NESTING = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Characters ``[start, end)`` of the raw utterance."""
-
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """A slot; its children are spans of the utterance or nested intents. ``label`` has no ``SL:`` prefix."""
-
-    label: str
-    children: tuple[Union[Span, Intent], ...] = ()  # noqa: UP007 (a string union cannot name a later class)
-
-
-@dataclass(frozen=True, slots=True)
-class Intent:
-    """An intent; its children are slots, and spans that no slot owns. ``label`` has no ``IN:`` prefix."""
-
-    label: str
-    children: tuple[Span | Slot, ...] = ()
-
-
-Node = Intent | Slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,16 +147,7 @@ class Frame:
 
     def __str__(self) -> str:
         """The bracketed string, the inverse of :meth:`parse` up to the whitespace between words."""
-        return " ".join(self._tokens(self.root))
-
-    def _tokens(self, node: Node) -> Iterator[str]:
-        yield f"[{'IN' if isinstance(node, Intent) else 'SL'}:{node.label}"
-        for child in node.children:
-            if isinstance(child, Span):
-                yield from self.text(child).split()
-            else:
-                yield from self._tokens(child)
-        yield "]"
+        return " ".join(bracketed(self.root, self.utterance))
 
     def text(self, span: Span) -> str:
         """The characters of the utterance that ``span`` covers."""
@@ -189,11 +155,11 @@ class Frame:
 
     def decoupled(self) -> Frame:
         """This frame without the text that no slot owns (Aghajanyan et al. 2020)."""
-        return Frame(_decouple(self.root), self.utterance)
+        return Frame(decouple(self.root), self.utterance)
 
     def scenario(self) -> str:
         """The frame's template: decoupled, leaf spans emptied, e.g. ``[IN:CREATE_ALARM [SL:DATE_TIME ] ]``."""
-        return " ".join(_template(self.root))
+        return " ".join(template(self.root))
 
     @property
     def depth(self) -> int:
@@ -202,21 +168,19 @@ class Frame:
 
     def intents(self) -> Iterator[Intent]:
         """Intents in pre-order."""
-        return (node for node in _walk(self.root) if isinstance(node, Intent))
+        return (node for node in walk(self.root) if isinstance(node, Intent))
 
     def slots(self) -> Iterator[Slot]:
         """Slots in pre-order."""
-        return (node for node in _walk(self.root) if isinstance(node, Slot))
+        return (node for node in walk(self.root) if isinstance(node, Slot))
 
     def nodes(self) -> Iterator[tuple[Node, int, int]]:
         """Nodes in pre-order with the hull of the spans below each, ``(-1, -1)`` where there are none."""
-        for node in _walk(self.root):
-            spans = list(_spans(node))
-            yield (node, spans[0].start, spans[-1].end) if spans else (node, -1, -1)
+        return hulls(self.root)
 
     def spans(self) -> Iterator[Span]:
         """Leaves, in the order of the utterance."""
-        return _spans(self.root)
+        return spans(self.root)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able form; :meth:`from_dict` is its inverse."""
@@ -239,15 +203,15 @@ class Frame:
 
     def tree(self) -> str:
         """The frame as an indented tree, one node a line."""
-        from data.topv2.render import tree
+        return render.tree(self.root, self.utterance)
 
-        return tree(self)
+    def diff_html(self, predicted: Frame | None) -> str:
+        """This gold frame and a predicted one, drawn one above the other; nodes that the other lacks are red."""
+        return render.diff_html(self.root, predicted.root if predicted is not None else None, self.utterance)
 
     def _repr_html_(self) -> str:
         """The frame as an SVG tree, for notebooks."""
-        from data.topv2.render import html
-
-        return html(self)
+        return render.html(self.root, self.utterance)
 
 
 def _find(utterance: str, token: str, position: int, where: str) -> int:
@@ -279,40 +243,6 @@ def _token_end(utterance: str | None, start: int, token: str) -> int:
             return -1
         position += 1
     return position
-
-
-def _walk(node: Node) -> Iterator[Node]:
-    yield node
-    for child in node.children:
-        if not isinstance(child, Span):
-            yield from _walk(child)
-
-
-def _spans(node: Node) -> Iterator[Span]:
-    for child in node.children:
-        if isinstance(child, Span):
-            yield child
-        else:
-            yield from _spans(child)
-
-
-def _decouple(intent: Intent) -> Intent:
-    slots = (child for child in intent.children if isinstance(child, Slot))
-    return Intent(
-        intent.label,
-        tuple(
-            Slot(slot.label, tuple(_decouple(c) if isinstance(c, Intent) else c for c in slot.children))
-            for slot in slots
-        ),
-    )
-
-
-def _template(node: Node) -> Iterator[str]:
-    yield f"[{'IN' if isinstance(node, Intent) else 'SL'}:{node.label}"
-    for child in node.children:
-        if not isinstance(child, Span):
-            yield from _template(child)
-    yield "]"
 
 
 def _depth(node: Node) -> int:

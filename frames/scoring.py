@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from data.topv2.errors import FrameError
-from data.topv2.frame import Frame, Intent, Node, Span
+from frames.errors import FrameError
+from frames.frame import Frame
+from frames.nodes import Node, Span, brackets, decouple
 
 
 def exact_match(gold: Frame, predicted: Frame | None, form: str = "decoupled", ordered: bool = True) -> bool:
@@ -35,17 +36,10 @@ def _sorted(node: Node) -> tuple:
     return (type(node).__name__, node.label, sorted(children, key=repr))
 
 
-def brackets(frame: Frame) -> Counter[tuple[str, int, int]]:
-    """Labelled brackets: kind and label of every node with the hull of its leaves, as a multiset."""
-    return Counter(
-        (f"{'IN' if isinstance(node, Intent) else 'SL'}:{node.label}", start, end) for node, start, end in frame.nodes()
-    )
-
-
 def labelled_brackets(gold: Frame, predicted: Frame | None) -> tuple[int, int, int]:
     """Matching, gold and predicted brackets of a pair of frames, decoupled, as in the TOP evaluation."""
-    expected = brackets(gold.decoupled())
-    found = brackets(predicted.decoupled()) if predicted is not None else Counter()
+    expected = brackets(decouple(gold.root))
+    found = brackets(decouple(predicted.root)) if predicted is not None else Counter()
     return (expected & found).total(), expected.total(), found.total()
 
 

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from data.topv2.frame import Frame, Intent, Node, Slot, Span
 from data.topv2.reader import Example
+from frames.frame import Frame
+from frames.nodes import Intent, Node, Slot, Span
 
 #: Probability with which a slot of a variant is refilled.
 REFILLED = 0.5

@@ -9,9 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from data.topv2.errors import BundleError, FrameError
-from data.topv2.files import check_version, write_json
-from data.topv2.frame import Frame, Intent, Slot, Span
+from frames.errors import BundleError, FrameError
+from frames.files import check_version, write_json
+from frames.frame import Frame
+from frames.nodes import Intent, Slot, Span
 
 #: Format of the JSON file; a reader refuses a newer one.
 VERSION = 1

