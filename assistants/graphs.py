@@ -116,7 +116,7 @@ def graphs(model: NARModel, vocabulary: int) -> list[Graph]:
         *made,
         Graph("query", _Part(model, "query"), masked_states, ("vector",), {"memory": rows, "mask": rows}),
         Graph(
-            "describe", _Part(model, "introduce"), glosses, ("vector", "states"),
+            "describe", _Part(model, "project_new_scenarios"), glosses, ("vector", "states"),
             {"memory": rows, "mask": rows, "leaves": spans},
         ),
         Graph(

@@ -48,13 +48,13 @@ class OnnxBackend:
 
     def decode(self, encoded: Encoded, rows: np.ndarray, tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """See :class:`parsers.nar.Backend`."""
-        return self._judge("decoder", encoded, rows, tokens, lengths)
+        return self._run_decoder("decoder", encoded, rows, tokens, lengths)
 
     def rescore(self, encoded: Encoded, rows: np.ndarray, tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """See :class:`parsers.nar.Backend`."""
-        return self._judge("rescorer", encoded, rows, tokens, lengths)
+        return self._run_decoder("rescorer", encoded, rows, tokens, lengths)
 
-    def _judge(
+    def _run_decoder(
         self, graph: str, encoded: Encoded, rows: np.ndarray, tokens: np.ndarray, lengths: np.ndarray
     ) -> np.ndarray:
         """The output of a graph that reads targets over rows of a batch."""

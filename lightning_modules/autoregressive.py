@@ -7,7 +7,7 @@ from torch import Tensor
 from data.training.batches import Batch
 from frames.tokenization import PieceTokenizer
 from lightning_modules.losses import by_row, causal_scores, mean_of_places, real_places, target_nll
-from lightning_modules.parser_module import Judgement, OptimizationConfig
+from lightning_modules.parser_module import OptimizationConfig, TargetLogProbs
 from lightning_modules.pretrained import PretrainedModule
 from parsers.autoregressive.model import Autoregressive, AutoregressiveConfig
 from parsers.autoregressive.parser import AutoregressiveDecodingConfig, AutoregressiveParser
@@ -47,18 +47,18 @@ class AutoregressiveModule(PretrainedModule):
         assets = self.assets
         return AutoregressiveParser(self.model, assets.tokenizer, assets.ontology, assets.form, self.decoding)
 
-    def judge(self, batch: Batch) -> Judgement:
-        """See :meth:`ParserModule.judge`; each token given those before it."""
+    def target_log_probs(self, batch: Batch) -> TargetLogProbs:
+        """See :meth:`ParserModule.target_log_probs`; each token given those before it."""
         assert self.model is not None
         memory = self.model.encoder(batch.pieces, batch.mask)
-        return Judgement(None, causal_scores(self.model, memory, batch))
+        return TargetLogProbs(None, causal_scores(self.model, memory, batch))
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The token loss, a scalar."""
         assert self.model is not None
         scored = real_places(batch)
         losses = target_nll(
-            self.judge(batch).places, batch, self.optimization.label_smoothing, self.model.ontology_size
+            self.target_log_probs(batch).places, batch, self.optimization.label_smoothing, self.model.ontology_size
         )
         if batch.report is not None:
             batch.report(by_row(losses.detach(), batch, scored))

@@ -41,7 +41,7 @@ def load_module(
         module = kind(
             kind.config_class(**made["model"]),
             kind.decoding_class(**made["decoding"]),
-            kind.optimization_class(**_still(kind.optimization_class, made["optimization"])),
+            kind.optimization_class(**_known_options(kind.optimization_class, made["optimization"])),
         )
         module.build(Assets.from_dict(made["assets"], str(path)))
         assert module.model is not None
@@ -72,7 +72,7 @@ def load_module(
     return module, {**made, "decoding": asdict(module.decoding)}
 
 
-def _still(options: type, given: Mapping[str, Any]) -> dict[str, Any]:
+def _known_options(options: type, given: Mapping[str, Any]) -> dict[str, Any]:
     """The options that there still are: how it was fitted is no matter to a parser's use."""
     known = {field.name for field in fields(options)}
     return {name: value for name, value in given.items() if name in known}

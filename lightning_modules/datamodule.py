@@ -169,7 +169,7 @@ class TOPv2DataModule(pl.LightningDataModule):
             if kept_out.isdisjoint(intent.label for intent in example.frame.intents())
         ]
         if h.fraction < 1:
-            train = _drawn(train, round(h.fraction * len(train)))
+            train = sample_rows(train, round(h.fraction * len(train)))
         self.eval_examples = self._subset(read_split(root, h.eval_split, h.domains))
         self.checksum = corpus_checksum(root, h.train_split, h.domains)
         self.trained_on = {(example.domain, example.utterance) for example in train}
@@ -206,7 +206,7 @@ class TOPv2DataModule(pl.LightningDataModule):
             bank = bank.added(Scenario.from_frame(row.frame) for row in read_split(root, split, h.domains))
         return bank
 
-    def told(self) -> dict[str, Any]:
+    def data_provenance(self) -> dict[str, Any]:
         """What checkpoints and records say of the data: the options, and the checksum of the rows.
 
         Of a checkpoint with an absolute path that the training went on from, only the file's name is told.
@@ -223,7 +223,7 @@ class TOPv2DataModule(pl.LightningDataModule):
 
     def _subset(self, examples: Sequence[Example]) -> list[Example]:
         limit = self.hparams["validation_rows"]
-        return list(examples) if limit is None else _drawn(examples, limit)
+        return list(examples) if limit is None else sample_rows(examples, limit)
 
     @property
     def domains(self) -> list[str]:
@@ -281,7 +281,7 @@ class TOPv2DataModule(pl.LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
 
-def _drawn(examples: Sequence[Example], rows: int) -> list[Example]:
+def sample_rows(examples: Sequence[Example], rows: int) -> list[Example]:
     """``rows`` of the examples in their order, the same ones every time; all where there are fewer."""
     chosen = np.random.default_rng(0).permutation(len(examples))[:rows]
     return [examples[i] for i in sorted(chosen)]

@@ -8,7 +8,7 @@ from data.training.batches import Batch
 from frames.errors import UsageError
 from lightning_modules.checkpoints import load_module
 from lightning_modules.datamodule import Assets
-from lightning_modules.parser_module import Judgement
+from lightning_modules.parser_module import TargetLogProbs
 
 
 class Teacher:
@@ -36,6 +36,6 @@ class Teacher:
         self._module = module.requires_grad_(False)
 
     @torch.no_grad()
-    def judged(self, batch: Batch) -> Judgement:
-        """See :meth:`lightning_modules.parser_module.ParserModule.judge`."""
-        return self._module.judge(batch)
+    def target_log_probs(self, batch: Batch) -> TargetLogProbs:
+        """See :meth:`lightning_modules.parser_module.ParserModule.target_log_probs`."""
+        return self._module.target_log_probs(batch)

@@ -20,7 +20,7 @@ from lightning_modules.losses import (
     symmetric_divergence,
     target_nll,
 )
-from lightning_modules.parser_module import Judgement, OptimizationConfig, ParserModule
+from lightning_modules.parser_module import OptimizationConfig, ParserModule, TargetLogProbs
 from parsers.mask_predict import MASKED
 from parsers.nar import DecodingConfig, NonAutoregressiveParser
 from parsers.nar_model import NARConfig, NARModel
@@ -88,12 +88,12 @@ class NARModule(ParserModule):
         backend, assets = TorchBackend(self.model), self.assets
         return NonAutoregressiveParser(backend, assets.tokenizer, assets.ontology, assets.form, self.decoding)
 
-    def judge(self, batch: Batch) -> Judgement:
-        """See :meth:`ParserModule.judge`; nothing of the targets but their number is known, save to the rescorer."""
+    def target_log_probs(self, batch: Batch) -> TargetLogProbs:
+        """See :meth:`ParserModule.target_log_probs`; nothing of the targets but their number is known, save to the rescorer."""
         assert self.model is not None
         memory, lengths = self.model.encode(batch.pieces, batch.mask)
         places = self._scores(batch, memory, [hide(targets, "everything")[0] for targets in batch.targets])
-        return Judgement(lengths, places, self._causal(batch, memory))
+        return TargetLogProbs(lengths, places, self._causal(batch, memory))
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Token, length and total loss, each a scalar."""
@@ -122,7 +122,7 @@ class NARModule(ParserModule):
             told["rescorer"] = mean_of_places(target_nll(judged, batch, o.label_smoothing, size), batch, real)
             loss = loss + o.rescoring_loss * told["rescorer"]
         if o.teacher is not None:
-            taught = self._teacher().judged(batch)
+            taught = self._teacher().target_log_probs(batch)
             apart = mean_of_places(divergence(taught.places, scores), batch, scored)
             if taught.lengths is not None:
                 apart = apart + o.length_weight * mean_of_rows(divergence(taught.lengths, length_scores), batch)

@@ -42,7 +42,7 @@ class OptimizationConfig:
     encoder_lr: float | None = None
 
 
-class Judgement(NamedTuple):
+class TargetLogProbs(NamedTuple):
     """What a model thinks of the targets of a batch: log-probabilities, target places laid end to end.
 
     Attributes:
@@ -90,7 +90,7 @@ class ParserModule(pl.LightningModule):
         """The parser that users call, over the current parameters."""
 
     @abstractmethod
-    def judge(self, batch: Batch) -> Judgement:
+    def target_log_probs(self, batch: Batch) -> TargetLogProbs:
         """What the model thinks of the targets of a batch, scored as in training."""
 
     @abstractmethod
@@ -120,7 +120,7 @@ class ParserModule(pl.LightningModule):
         checkpoint = read_checkpoint(path)
         old = Ontology.from_dict(checkpoint["framefill"]["assets"]["ontology"], path).tokens
         try:
-            self.model.load_narrower(parameters_of(checkpoint), old, self.assets.ontology.tokens)
+            self.model.load_extending_ontology(parameters_of(checkpoint), old, self.assets.ontology.tokens)
         except (KeyError, RuntimeError) as error:
             raise BundleError(
                 "E305",
@@ -217,7 +217,7 @@ class ParserModule(pl.LightningModule):
             "model": asdict(self.config),
             "decoding": asdict(self.decoding),
             "optimization": asdict(self.optimization),
-            "data": self._datamodule().told(),
+            "data": self._datamodule().data_provenance(),
         }
         checkpoint["rng"] = torch.get_rng_state()
         if self.device.type == "cuda":

@@ -23,7 +23,7 @@ from lightning_modules.losses import mean_of_rows
 from lightning_modules.metrics import RECALL_AT, ScenarioRecall
 from lightning_modules.nar import NARModule, NAROptimizationConfig
 from lightning_modules.pretrained import PretrainedModule
-from parsers.raf.model import FINDING, OWN, RAF, RAFConfig
+from parsers.raf.model import RAF, RAF_PREFIXES, RETRIEVAL_PREFIXES, RAFConfig
 from parsers.raf.parser import LeafRows, RAFDecodingConfig, RAFParser, ScenarioTable
 from parsers.raf.torch_backend import RAFTorchBackend
 from parsers.torch_backend import evaluation_mode
@@ -61,7 +61,7 @@ class RAFOptimizationConfig(NAROptimizationConfig):
         scenarios_read: of a step's scenarios, how many are read anew and learn by it, drawn at random; the others are
             taken as they were last read. None (the paper's way) reads all, which costs more than anything else.
         fitted: ``all``, or ``retrieval`` (ours), a last stage: the encoder reads as it will when it parses, without dropout,
-            and stays as it is, and only what finds scenarios is fitted (:data:`parsers.raf.model.FINDING`) to the retrieval
+            and stays as it is, and only what finds scenarios is fitted (:data:`parsers.raf.model.RETRIEVAL_PREFIXES`) to the retrieval
             loss.
     """
 
@@ -84,7 +84,7 @@ class RAFOptimizationConfig(NAROptimizationConfig):
         one_of("fitted", self.fitted, FITTED)
 
 
-class Reading(NamedTuple):
+class EncodedBank(NamedTuple):
     """A bank as the encoder last read it.
 
     Attributes:
@@ -120,7 +120,7 @@ class RAFModule(PretrainedModule, NARModule):
     ) -> None:
         super().__init__(model, decoding, optimization)
         self.glosses: Glosses | None = None
-        self.reading: Reading | None = None
+        self.encoded_bank: EncodedBank | None = None
         self._table: ScenarioTable | None = None
         self.recall = ScenarioRecall()
 
@@ -146,7 +146,7 @@ class RAFModule(PretrainedModule, NARModule):
         if self._only_finding:
             assert self.model is not None
             for name, parameter in self.model.named_parameters():
-                parameter.requires_grad_(name.startswith(FINDING))
+                parameter.requires_grad_(name.startswith(RETRIEVAL_PREFIXES))
 
     @property
     def _only_finding(self) -> bool:
@@ -158,30 +158,30 @@ class RAFModule(PretrainedModule, NARModule):
         bank = self.assets.bank.added(scenarios)
         self.assets = dataclasses.replace(self.assets, bank=bank)
         self.glosses = Glosses(bank, self.assets.tokenizer, self.config.gloss)
-        self._table = self.reading = None
+        self._table = self.encoded_bank = None
 
     def rate(self, name: str) -> float:
         """See :meth:`PretrainedModule.rate`; what a span pointer has too may have a rate of its own."""
         o = self.optimization
-        shared = not name.removeprefix("model.").startswith((*OWN, "encoder."))
+        shared = not name.removeprefix("model.").startswith((*RAF_PREFIXES, "encoder."))
         return o.compose_lr if shared and o.compose_lr is not None else super().rate(name)
 
     def parser(self) -> RAFParser:
         """See :meth:`ParserModule.parser`; the bank is read once for the present parameters."""
         assert self.model is not None and self.assets is not None
         if self._table is None:
-            self._table = self.read_bank()
+            self._table = self.build_table()
         assets = self.assets
         assert self.glosses is not None
         backend = RAFTorchBackend(self.model, self.glosses)
         return RAFParser(backend, assets.tokenizer, assets.ontology, self._table, self.decoding)
 
-    def read_bank(self) -> ScenarioTable:
+    def build_table(self) -> ScenarioTable:
         """The bank as the present parameters read it, with an index."""
         assert self.model is not None and self.assets is not None
         bank = self.assets.bank
         assert bank is not None
-        reading = self._read()
+        reading = self._encode_bank()
         digest = hashlib.sha256()
         for name, parameter in self.model.named_parameters():
             if name.startswith(("encoder.", "scenario_encoder.", "key_head.", "own_vectors")):
@@ -190,30 +190,30 @@ class RAFModule(PretrainedModule, NARModule):
         index = ScenarioIndex.build(keys, digest.hexdigest(), bank.digest, IndexConfig(self.decoding.index))
         return ScenarioTable(bank, index, self.model.scale.item(), reading.leaves.cpu().numpy())
 
-    def _read(self) -> Reading:
+    def _encode_bank(self) -> EncodedBank:
         """Reads the whole bank, with a progress bar."""
         assert self.model is not None and self.glosses is not None
         model, glosses = self.model, self.glosses
         rows = LeafRows(glosses.leaf_counts)
-        reading = Reading(
+        reading = EncodedBank(
             torch.empty(len(glosses), model.key_head.out_features, device=self.device),
             torch.empty(int(glosses.leaf_counts.sum()), model.leaf_width, device=self.device),
         )
         groups = glosses.groups(np.arange(len(glosses)), GROUP)
         bar = track(groups, "reading the bank", total=None, transient=True, disable=len(glosses) < SMALL)
-        with as_in_use(model):
+        with frozen_inference(model):
             for places, group in bar:
-                reading = self._renewed(reading, rows, places, group)
+                reading = self._update_rows(reading, rows, places, group)
         return reading
 
-    def _renewed(self, reading: Reading, rows: LeafRows, places: np.ndarray, group: GlossBatch) -> Reading:
+    def _update_rows(self, reading: EncodedBank, rows: LeafRows, places: np.ndarray, group: GlossBatch) -> EncodedBank:
         """The reading, with a group of scenarios read anew."""
         assert self.model is not None
         device = reading.glosses.device
         pieces, mask, at, leaf_mask = (torch.from_numpy(array).to(device) for array in group)
         glosses, leaves = self.model.describe(pieces, mask, at)
         there = torch.from_numpy(rows.of(places)[0]).to(device)
-        return Reading(
+        return EncodedBank(
             reading.glosses.index_copy(0, torch.from_numpy(places).to(device), glosses.float()),
             reading.leaves.index_copy(0, there[leaf_mask], leaves[leaf_mask].float()),
         )
@@ -222,17 +222,17 @@ class RAFModule(PretrainedModule, NARModule):
         """Losses of composition, retrieval and filling, each a scalar."""
         assert self.model is not None and self.glosses is not None and batch.scenarios is not None
         o, model = self.optimization, self.model
-        with as_in_use(model) if self._only_finding else nullcontext():
+        with frozen_inference(model) if self._only_finding else nullcontext():
             memory, lengths = model.encode(batch.pieces, batch.mask)
         queries = model.query(memory, batch.mask)
-        reading = self.reading if self.reading is not None else self._read()
+        reading = self.encoded_bank if self.encoded_bank is not None else self._encode_bank()
         named = torch.unique(torch.cat([batch.scenarios, *self._mined(queries, reading, batch)]))
         if not self._only_finding:
             read = named if o.scenarios_read is None else named[torch.randperm(len(named))[: o.scenarios_read]]
             rows = LeafRows(self.glosses.leaf_counts)
             for chosen, group in self.glosses.groups(read.cpu().numpy(), STEP_GROUP):
-                reading = self._renewed(reading, rows, chosen, group)
-        self.reading = Reading(reading.glosses.detach(), reading.leaves.detach())
+                reading = self._update_rows(reading, rows, chosen, group)
+        self.encoded_bank = EncodedBank(reading.glosses.detach(), reading.leaves.detach())
         known = model.keys(reading.glosses)
         if o.negatives == "bank":
             keys, gold = known, batch.scenarios
@@ -260,7 +260,7 @@ class RAFModule(PretrainedModule, NARModule):
             losses |= {**composed, "loss": losses["loss"] + o.compose_loss * composed["loss"]}
         return losses
 
-    def _spans(self, batch: Batch, memory: Tensor, reading: Reading, places: Tensor) -> tuple[Tensor, Tensor]:
+    def _spans(self, batch: Batch, memory: Tensor, reading: EncodedBank, places: Tensor) -> tuple[Tensor, Tensor]:
         """Spans ``[B, K, L, S, S]`` of the scenarios at ``places [B, K]``, and the mask ``[B, K, L]`` of their leaves."""
         assert self.model is not None and self.glosses is not None
         count, model, device = places.shape[1], self.model, memory.device
@@ -275,18 +275,18 @@ class RAFModule(PretrainedModule, NARModule):
             spans = model.fill(memory.repeat_interleave(count, dim=0), mask, reading.leaves[there], leaf_mask)
         return spans.unflatten(0, (-1, count)), leaf_mask.unflatten(0, (-1, count))
 
-    def _mined(self, queries: Tensor, reading: Reading, batch: Batch) -> list[Tensor]:
+    def _mined(self, queries: Tensor, reading: EncodedBank, batch: Batch) -> list[Tensor]:
         """Places of the scenarios, other than their own, that the rows are nearest to, for the negatives of a step."""
         o = self.optimization
         return [self._nearest(queries, reading, batch, o.hard_negatives).flatten()] if o.negatives == "mined" else []
 
-    def _ranked(self, queries: Tensor, reading: Reading, batch: Batch) -> Tensor:
+    def _ranked(self, queries: Tensor, reading: EncodedBank, batch: Batch) -> Tensor:
         """The same, for the ranking loss ``[B, ranked]``; none where it does not count."""
         o = self.optimization
         return self._nearest(queries, reading, batch, o.ranked if o.ranking_loss else 0)
 
     @torch.no_grad()
-    def _nearest(self, queries: Tensor, reading: Reading, batch: Batch, count: int) -> Tensor:
+    def _nearest(self, queries: Tensor, reading: EncodedBank, batch: Batch, count: int) -> Tensor:
         """Places ``[B, count]`` of the scenarios, other than their own, that the rows are nearest to."""
         assert self.model is not None and batch.scenarios is not None
         near = queries @ self.model.keys(reading.glosses).T
@@ -304,7 +304,7 @@ class RAFModule(PretrainedModule, NARModule):
         super().on_train_batch_start(batch, batch_idx)
         self._table = None
         if not self._only_finding and self.global_step % self.optimization.refresh == 0:
-            self.reading = None
+            self.encoded_bank = None
 
     def on_validation_start(self) -> None:
         """The parameters are others than at the last validation, those of the moving average perhaps."""
@@ -332,18 +332,18 @@ class RAFModule(PretrainedModule, NARModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the vectors in use, so that a resumed training goes on with them."""
         super().on_save_checkpoint(checkpoint)
-        if self.reading is not None:
-            checkpoint["reading"] = self.reading._asdict()
+        if self.encoded_bank is not None:
+            checkpoint["reading"] = self.encoded_bank._asdict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes them up again."""
         super().on_load_checkpoint(checkpoint)
         reading = checkpoint.get("reading")
-        self.reading = Reading(**reading) if reading else None
+        self.encoded_bank = EncodedBank(**reading) if reading else None
 
 
 @contextmanager
-def as_in_use(model: RAF) -> Iterator[None]:
+def frozen_inference(model: RAF) -> Iterator[None]:
     """Has a model read as it does when it parses: without dropout, and without gradients."""
     try:
         with evaluation_mode(model), torch.no_grad():

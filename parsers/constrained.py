@@ -161,7 +161,7 @@ class Decoded:
     score: float
 
 
-class Lengths:
+class LengthCandidate:
     """One candidate length: how likely it is, and the scores of its positions.
 
     Args:
@@ -186,7 +186,7 @@ class Lengths:
         return self._ranked[key]
 
 
-def decode(grammar: Grammar, candidates: Sequence[Lengths], edges: Edges) -> Iterator[Decoded]:
+def decode(grammar: Grammar, candidates: Sequence[LengthCandidate], edges: Edges) -> Iterator[Decoded]:
     """Well-formed sequences over all candidate lengths, best first, at least one.
 
     Args:
@@ -250,7 +250,7 @@ def decode(grammar: Grammar, candidates: Sequence[Lengths], edges: Edges) -> Ite
         yield Decoded(0, (token, grammar.close), first.prior - cost)
 
 
-def greedy(candidates: Sequence[Lengths]) -> Decoded:
+def greedy(candidates: Sequence[LengthCandidate]) -> Decoded:
     """The best token of every position of the best candidate, well-formed or not (the ablation)."""
     scored = [lengths.prior + lengths.bound[0] for lengths in candidates]
     best = max(range(len(scored)), key=scored.__getitem__)

@@ -202,7 +202,7 @@ class TransformerBlock(nn.Module):
         return self.norm_feed(x + self.dropout(self.outer(F.gelu(self.inner(x)))))
 
 
-def working(x: Tensor) -> Tensor:
+def to_autocast_dtype(x: Tensor) -> Tensor:
     """Under autocast ``x`` in the type of the matrix products, so that sums and norms between them move half the bytes."""
     device = x.device.type
     return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
@@ -267,7 +267,7 @@ class LightConvEncoder(nn.Module):
         if noise:
             x = noised(x, noise)
         x = x * self.scale + self.positions[:length] + self.sinusoids[:length]
-        x = self.dropout(working(self.norm(x)))
+        x = self.dropout(to_autocast_dtype(self.norm(x)))
         layout = Layout.single(x, mask)
         for block in self.blocks:
             x = block(x, layout)

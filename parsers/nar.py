@@ -17,7 +17,7 @@ from frames.errors import FrameError
 from frames.linearization import POINTER_FORMS, TargetIds
 from frames.ontology import Ontology
 from frames.tokenization import PieceTokenizer, Source
-from parsers.constrained import Decoded, Grammar, Lengths, decode, greedy
+from parsers.constrained import Decoded, Grammar, LengthCandidate, decode, greedy
 from parsers.groups import in_groups, pad
 from parsers.interface import Hypothesis
 from parsers.mask_predict import refine
@@ -162,7 +162,7 @@ class NonAutoregressiveParser:
 
     def _search(
         self, encoded: Encoded, ranked: np.ndarray, prior: np.ndarray, wanted: int, margin: float
-    ) -> tuple[list[list[Decoded]], list[list[Lengths]]]:
+    ) -> tuple[list[list[Decoded]], list[list[LengthCandidate]]]:
         """The best sequences of each row over its length beam.
 
         Args:
@@ -176,7 +176,7 @@ class NonAutoregressiveParser:
             The sequences of each row, at least one, best first; and the lengths of its beam that had to be scored.
         """
         sources, beam = encoded.sources, ranked.shape[1]
-        candidates: list[list[Lengths]] = [[] for _ in sources]
+        candidates: list[list[LengthCandidate]] = [[] for _ in sources]
 
         def score(rows: np.ndarray, counts: np.ndarray) -> None:
             """Scores the next lengths of these rows, so many of each."""
@@ -184,7 +184,7 @@ class NonAutoregressiveParser:
             columns = [len(candidates[row]) + k for row, count in zip(rows, counts, strict=True) for k in range(count)]
             tables = self._tables(encoded, flat_rows, ranked[flat_rows, columns])
             for row, column, table in zip(flat_rows.tolist(), columns, tables, strict=True):
-                candidates[row].append(Lengths(float(prior[row, column]), table))
+                candidates[row].append(LengthCandidate(float(prior[row, column]), table))
 
         everything = np.arange(len(sources))
         wide = math.isinf(margin)
@@ -201,7 +201,7 @@ class NonAutoregressiveParser:
                     found[row] = self._best(candidates[row], sources[row], wanted, margin)
         return found, candidates
 
-    def _best(self, candidates: list[Lengths], source: Source, wanted: int, margin: float) -> list[Decoded]:
+    def _best(self, candidates: list[LengthCandidate], source: Source, wanted: int, margin: float) -> list[Decoded]:
         if not self.config.constrained:
             return [greedy(candidates)]
         found: list[Decoded] = []
@@ -217,13 +217,13 @@ class NonAutoregressiveParser:
         """The sequences of each row in the order of decoder and rescorer together; a lone one needs no judge."""
         rivals = [(row, decoded) for row, several in enumerate(found) if len(several) > 1 for decoded in several]
         together: list[list[Decoded]] = [[] if len(several) > 1 else several for several in found]
-        scores = self._judged(encoded, [(row, decoded.ids) for row, decoded in rivals])
+        scores = self._rescore(encoded, [(row, decoded.ids) for row, decoded in rivals])
         weight = self.config.rescoring_weight
         for (row, decoded), score in zip(rivals, scores, strict=True):
             together[row].append(replace(decoded, score=(1 - weight) * decoded.score + weight * score))
         return [sorted(several, key=lambda decoded: -decoded.score) for several in together]
 
-    def _judged(self, encoded: Encoded, frames: Sequence[tuple[int, Sequence[int]]]) -> list[float]:
+    def _rescore(self, encoded: Encoded, frames: Sequence[tuple[int, Sequence[int]]]) -> list[float]:
         """The rescorer's log-probability of frames, given as row and ids."""
         if not frames:
             return []

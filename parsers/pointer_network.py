@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from parsers.dropout import ByteDropout
-from parsers.encoders import working
+from parsers.encoders import to_autocast_dtype
 from parsers.layout import Layout
 from parsers.mask_predict import MASKED
 from parsers.pointer import PointerHead
@@ -88,7 +88,7 @@ class PointerDecoder(nn.Module):
             memory = memory.flatten(0, 1)
         rows = lengths.split([group.shape[0] for group in tokens]) if len(tokens) > 1 else [lengths]
         parts = zip(tokens, memory_layout.split(memory), rows, strict=True)
-        x = self.dropout(working(self.norm(layout.join([self._inputs(*part) for part in parts]))))
+        x = self.dropout(to_autocast_dtype(self.norm(layout.join([self._inputs(*part) for part in parts]))))
         for block in self.blocks:
             x = block(x, layout, memory, memory_layout)
         return self.head(x, layout, memory, memory_layout, pieces)
@@ -123,7 +123,7 @@ class PointerNetwork(PointerDecoder):
         super().__init__(config, blocks, ontology, reads_tokens)
         self.encoder = encoder
 
-    def load_narrower(self, parameters: Mapping[str, Tensor], old: Sequence[str], new: Sequence[str]) -> None:
+    def load_extending_ontology(self, parameters: Mapping[str, Tensor], old: Sequence[str], new: Sequence[str]) -> None:
         """Takes over the parameters of a model with fewer ontology tokens; those of new tokens stay as they are.
 
         Args:

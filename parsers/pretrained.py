@@ -14,7 +14,7 @@ from transformers.utils import logging
 from frames.errors import UsageError
 from frames.weights import PACKAGED, locate
 from parsers.dropout import ByteDropout
-from parsers.encoders import noised, working
+from parsers.encoders import noised, to_autocast_dtype
 
 
 def load_transformer(name: str) -> PreTrainedModel:
@@ -87,7 +87,7 @@ class PretrainedEncoder(nn.Module):
         swap_dropout(transformer, config.encoder_dropout)
         transformer.get_input_embeddings().requires_grad_(config.train_embeddings)
         if isinstance(embeddings := getattr(transformer, "embeddings", None), nn.Module):
-            embeddings.register_forward_hook(lambda module, inputs, output: working(output))
+            embeddings.register_forward_hook(lambda module, inputs, output: to_autocast_dtype(output))
         # Weights are loaded in evaluation mode, which Lightning keeps, and then dropout would never act.
         self.transformer = transformer.train()
         self.prefix: Tensor

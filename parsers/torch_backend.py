@@ -65,13 +65,13 @@ class TorchBackend:
 
     def decode(self, encoded: Encoded, rows: np.ndarray, tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """See :class:`parsers.nar.Backend`."""
-        return self._judge(self.model.decode, encoded, rows, tokens, lengths)
+        return self._run_decoder(self.model.decode, encoded, rows, tokens, lengths)
 
     def rescore(self, encoded: Encoded, rows: np.ndarray, tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """See :class:`parsers.nar.Backend`."""
-        return self._judge(self.model.rescore, encoded, rows, tokens, lengths)
+        return self._run_decoder(self.model.rescore, encoded, rows, tokens, lengths)
 
-    def _judge(
+    def _run_decoder(
         self,
         part: Callable[..., Tensor],
         encoded: Encoded,

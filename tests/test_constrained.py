@@ -11,7 +11,7 @@ from frames.linearization import POINTER_FORMS, TargetIds
 from frames.ontology import Ontology
 from frames.tokenization import Source
 from parsers import constrained
-from parsers.constrained import Grammar, Lengths, decode, greedy
+from parsers.constrained import Grammar, LengthCandidate, decode, greedy
 
 FRAMES = [
     Frame.parse("[IN:A [SL:S x ] [SL:T [IN:B [SL:S y ] ] ] ]"),
@@ -62,7 +62,7 @@ def test_the_search_finds_what_trying_everything_finds(form: str, length: int, a
     scores = table(rng, length, pieces)
     every = itertools.product(range(IDS.size + pieces), repeat=length)
     valid = {ids: sum(scores[i][token] for i, token in enumerate(ids)) for ids in every if spelled(form, ids, atoms)}
-    found = list(itertools.islice(decode(grammar, [Lengths(0.0, scores)], source(atoms).edges), len(valid) + 5))
+    found = list(itertools.islice(decode(grammar, [LengthCandidate(0.0, scores)], source(atoms).edges), len(valid) + 5))
     if not valid:
         assert [d.ids[1:] for d in found] == [(grammar.close,)]
     else:
@@ -77,7 +77,7 @@ def test_every_result_is_a_frame_of_the_ontology(form: str):
     for _ in range(60):
         pieces = rng.randint(1, 5)
         atoms = sorted(rng.choices(range(3), k=pieces))
-        lengths = [Lengths(-rng.random(), table(rng, rng.randint(1, 16), pieces)) for _ in range(3)]
+        lengths = [LengthCandidate(-rng.random(), table(rng, rng.randint(1, 16), pieces)) for _ in range(3)]
         best = next(decode(grammar, lengths, source(atoms).edges))
         assert spelled(form, best.ids, atoms) is not None
 
@@ -85,7 +85,11 @@ def test_every_result_is_a_frame_of_the_ontology(form: str):
 def test_lengths_compete_by_their_prior_and_their_tokens():
     rng = random.Random(3)
     grammar = Grammar(ONTOLOGY, "span")
-    candidates = [Lengths(-0.1, table(rng, 2, 3)), Lengths(-2.0, table(rng, 6, 3)), Lengths(-0.5, table(rng, 6, 3))]
+    candidates = [
+        LengthCandidate(-0.1, table(rng, 2, 3)),
+        LengthCandidate(-2.0, table(rng, 6, 3)),
+        LengthCandidate(-0.5, table(rng, 6, 3)),
+    ]
     scores = [decoded.score for decoded in itertools.islice(decode(grammar, candidates, WORDS.edges), 40)]
     alone = sorted(
         (d.score for c in candidates for d in itertools.islice(decode(grammar, [c], WORDS.edges), 40)), reverse=True
@@ -95,13 +99,13 @@ def test_lengths_compete_by_their_prior_and_their_tokens():
 
 def test_a_hopeless_search_answers_a_bare_intent(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(constrained, "MAX_STEPS", 3)
-    best = next(decode(Grammar(ONTOLOGY, "span"), [Lengths(0.0, table(random.Random(0), 9, 3))], WORDS.edges))
+    best = next(decode(Grammar(ONTOLOGY, "span"), [LengthCandidate(0.0, table(random.Random(0), 9, 3))], WORDS.edges))
     assert spelled("span", best.ids, WORDS.atoms) is not None
 
 
 def test_greedy_takes_the_best_token_of_each_position():
     scores = table(random.Random(1), 4, 2)
-    assert greedy([Lengths(0.0, scores)]).ids == tuple(row.index(max(row)) for row in scores)
+    assert greedy([LengthCandidate(0.0, scores)]).ids == tuple(row.index(max(row)) for row in scores)
 
 
 def test_unknown_leaf_form():

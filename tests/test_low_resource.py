@@ -41,7 +41,7 @@ def test_a_wider_model_scores_old_tokens_as_before():
     old, new = ["]", "IN:A", "SL:X"], ["]", "IN:A", "IN:B", "SL:W", "SL:X"]
     config = replace(SMALL, reads_tokens=True)
     small, wide = ConvNAR(config, 50, len(old), 20).eval(), ConvNAR(config, 50, len(new), 20).eval()
-    wide.load_narrower(small.state_dict(), old, new)
+    wide.load_extending_ontology(small.state_dict(), old, new)
     states = torch.randn(3, config.width)
     kept = [new.index(token) for token in old]
     assert torch.allclose(wide.head.ontology(states)[:, kept], small.head.ontology(states), atol=1e-6)
@@ -49,7 +49,7 @@ def test_a_wider_model_scores_old_tokens_as_before():
     pieces = torch.randint(2, 50, (2, 6))
     assert torch.equal(wide.encode(pieces, None)[1], small.encode(pieces, None)[1])
     with pytest.raises(RuntimeError):
-        ConvNAR(replace(config, width=64), 50, len(new), 20).load_narrower(small.state_dict(), old, new)
+        ConvNAR(replace(config, width=64), 50, len(new), 20).load_extending_ontology(small.state_dict(), old, new)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_what_cannot_be_started_from(root: Path, repository: Path, tmp_path: Pat
 
 def test_a_record_does_not_tell_where_a_machine_has_its_files(tmp_path: Path):
     starts = (str(tmp_path / "source.ckpt"), "runs/source/best.ckpt", None)
-    told = [TOPv2DataModule(str(tmp_path), start=start).told() for start in starts]
+    told = [TOPv2DataModule(str(tmp_path), start=start).data_provenance() for start in starts]
     assert [t["start"] for t in told] == ["source.ckpt", "runs/source/best.ckpt", None]
     assert str(tmp_path) not in str(told) and told[0]["form"] == "span"
 

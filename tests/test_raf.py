@@ -29,7 +29,7 @@ from lightning_modules.weights import pack
 from parsers.pretrained import load_transformer
 from parsers.raf.calibration import calibrate
 from parsers.raf.filling import NEVER, best_spans
-from parsers.raf.model import FINDING, RAF, RAFConfig, SpanHead
+from parsers.raf.model import RAF, RETRIEVAL_PREFIXES, RAFConfig, SpanHead
 from parsers.raf.parser import Candidate, RAFDecodingConfig, RAFParser, composition, template, weigh
 from parsers.span_pointer.model import SpanPointer, SpanPointerConfig
 from retrieval.bank import ScenarioBank
@@ -265,7 +265,7 @@ def test_a_last_stage_fits_what_finds_scenarios_alone(corpus: Path, tmp_path: Pa
     assert module.model.training and len(times) == 1
     assert torch.equal(seen[-1], seen[-2]) and not seen[-1].requires_grad
     moved = {name for name, value in module.model.state_dict().items() if not torch.equal(value, before[name])}
-    assert moved == {name for name in before if name.startswith(FINDING)}
+    assert moved == {name for name in before if name.startswith(RETRIEVAL_PREFIXES)}
 
 
 def test_the_last_stage_is_laid_over_the_config(raf_checkpoint: Path, corpus: Path, repository: Path, tmp_path: Path):
@@ -281,7 +281,7 @@ def test_the_last_stage_is_laid_over_the_config(raf_checkpoint: Path, corpus: Pa
         parameters_of(read_checkpoint(path)) for path in (raf_checkpoint, tmp_path / "runs" / "last" / "best.ckpt")
     )
     moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
-    assert moved == {name for name in before if name.startswith(FINDING)}
+    assert moved == {name for name in before if name.startswith(RETRIEVAL_PREFIXES)}
 
 
 @pytest.mark.parametrize("positions", [1, 2048], ids=["apart", "in one group"])
@@ -360,7 +360,7 @@ def test_scenarios_of_the_training_have_vectors_of_their_own(tmp_path: Path):
     assert torch.equal(raf.keys(glosses)[[0, 2]], raf.keys(glosses[:3])[[0, 2]])
     states, mask = torch.randn(2, 4, 32), torch.ones(2, 4, dtype=torch.bool)
     leaves = torch.zeros(2, 1, dtype=torch.long)
-    introduced, described = (part(states, mask, leaves)[0] for part in (raf.introduce, raf.described))
+    introduced, described = (part(states, mask, leaves)[0] for part in (raf.project_new_scenarios, raf.described))
     assert torch.allclose(introduced, 1.5 * described)
     # Scenarios that no row shows have none either, and learning about them needs none.
     rows = [Frame.parse("[IN:A [SL:B x ] ]"), Frame.parse("[IN:A ]")]
@@ -368,10 +368,10 @@ def test_scenarios_of_the_training_have_vectors_of_their_own(tmp_path: Path):
     module = RAFModule(config)
     module.build(Assets(PieceTokenizer.from_pretrained(encoder), Ontology.from_frames(rows), "span", bank))
     assert module.model is not None and module.model.own_vectors is not None
-    assert (len(bank), len(module.model.own_vectors), len(module.read_bank().index)) == (3, 2, 3)
+    assert (len(bank), len(module.model.own_vectors), len(module.build_table().index)) == (3, 2, 3)
     # A bank that goes on from another one: its scenarios first, then new ones without a vector yet.
     wider = RAF(config, load_transformer(encoder), [1], [2], 6, scenarios=4)
-    wider.load_narrower(raf.state_dict(), list("abcde"), list("abcdef"))
+    wider.load_extending_ontology(raf.state_dict(), list("abcde"), list("abcdef"))
     assert wider.own_vectors is not None and torch.equal(wider.own_vectors[:3], raf.own_vectors)
     assert not wider.own_vectors[3].any()
 
@@ -384,7 +384,7 @@ def test_a_query_may_have_a_hidden_layer(tmp_path: Path):
         for hidden in (0, 4)
     )
     # Trainings from before go on with what they have.
-    deep.load_narrower(plain.state_dict(), list("abcde"), list("abcde"))
+    deep.load_extending_ontology(plain.state_dict(), list("abcde"), list("abcde"))
     assert plain.query_mlp is None and deep.query_mlp is not None
     memory = torch.randn(3, 5, 32, generator=torch.Generator().manual_seed(0))
     mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2, [True] * 2 + [False] * 3])
@@ -402,12 +402,12 @@ def test_its_span_pointer_can_be_had_by_itself(tmp_path: Path):
     sizes = {"encoder": encoder, "width": 32, "decoder_heads": 2, "decoder_layers": 1, "length_hidden": 16}
     raf = RAF(RAFConfig(**sizes), load_transformer(encoder), [1], [2], 5)
     alone = SpanPointer(SpanPointerConfig(**sizes), load_transformer(encoder), [1], [2], 6)
-    alone.load_narrower(raf.state_dict(), list("abcde"), list("abcdef"))
+    alone.load_extending_ontology(raf.state_dict(), list("abcde"), list("abcdef"))
     kept = {name: value for name, value in alone.state_dict().items() if not name.startswith("head.ontology.")}
     assert all(torch.equal(value, raf.state_dict()[name]) for name, value in kept.items())
     with pytest.raises(RuntimeError, match="query_head"):
         lacking = {name: value for name, value in raf.state_dict().items() if not name.startswith("query_head")}
-        super(RAF, raf).load_narrower(lacking, list("abcde"), list("abcde"))
+        super(RAF, raf).load_extending_ontology(lacking, list("abcde"), list("abcde"))
 
 
 def test_candidates_are_judged_by_decoder_and_rescorer(raf_checkpoint: Path, corpus: Path):

@@ -81,7 +81,7 @@ class EncodedCorpus:
     def __len__(self) -> int:
         return len(self.variants)
 
-    def drawn(self, rng: np.random.Generator, share: float) -> np.ndarray:
+    def choose_variants(self, rng: np.random.Generator, share: float) -> np.ndarray:
         """One number for each row ``[len(self)]``: its own, or with probability ``share`` that of a variant it has."""
         rows = np.arange(len(self))
         if share == 0 or not self.variants.any():
@@ -118,7 +118,7 @@ class BatchStream:
         batch_size: rows in a batch.
         seed: of the order.
         shuffle: False gives the same order, by length, at every pass.
-        varied: probability that a variant stands in for its row (see :meth:`EncodedCorpus.drawn`).
+        varied: probability that a variant stands in for its row (see :meth:`EncodedCorpus.choose_variants`).
         rank: this process's number among ``world`` under DDP.
         world: number of processes; each gets as many batches as the others.
         pruning: leaves rows out; None for none. It learns the losses of its own process alone.
@@ -184,7 +184,7 @@ class BatchStream:
         rng = np.random.default_rng((self.seed, self.epoch))
         noise = rng.random(len(corpus)) if self.shuffle else np.arange(len(corpus))
         kept = self._kept()[0]
-        drawn, noise = corpus.drawn(rng, self.varied)[kept], noise[kept]
+        drawn, noise = corpus.choose_variants(rng, self.varied)[kept], noise[kept]
         order = drawn[np.lexsort((noise, corpus.source_lengths[drawn]))]
         batches = np.split(order, range(self.batch_size, len(order), self.batch_size))
         if self.shuffle:

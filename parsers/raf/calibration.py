@@ -18,7 +18,7 @@ from parsers.raf.parser import Candidate, RAFDecodingConfig
 #: what leaving the bank costs.
 FILL = (0.0, 0.25, 0.5, 1.0, 2.0)
 COMPOSE = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 12.0, 16.0)
-JUDGE = (0.0, 0.25, 0.5, 0.75, 1.0)
+RESCORING_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 LEAVE = tuple(np.round(np.arange(-12.0, 0.5, 0.5), 1).tolist())
 
 
@@ -56,7 +56,7 @@ def calibrate(
     mixed = config.rescored and config.rescoring_weight < 1
     best, found = -1.0, config
     for judge, fill, compose in product(
-        JUDGE if mixed else (config.rescoring_weight,), FILL, COMPOSE if config.compose_weight else (0.0,)
+        RESCORING_WEIGHTS if mixed else (config.rescoring_weight,), FILL, COMPOSE if config.compose_weight else (0.0,)
     ):
         banked = tables["retrieval"] + fill * tables["fill"]
         composed = np.where(

@@ -33,11 +33,11 @@ ENCODERS = ("shared", "separate")
 #: Pieces and padding that are read together of utterances and scenarios in one sequence.
 TOGETHER = 2048
 #: How names of parameters begin that a span pointer does not have.
-OWN = (
+RAF_PREFIXES = (
     "query_head.", "query_mlp.", "key_head.", "own_vectors", "sharpness", "leaf_head.", "leaf_entry.", "fill_blocks.", "spans.", "scenario_encoder.",
 )  # fmt: skip
 #: How names of parameters begin that only finding scenarios depends on, but for what glosses are read by.
-FINDING = ("query_head.", "query_mlp.", "own_vectors", "sharpness")
+RETRIEVAL_PREFIXES = ("query_head.", "query_mlp.", "own_vectors", "sharpness")
 
 
 @dataclass
@@ -181,15 +181,15 @@ class RAF(SpanPointer):
         )
         self.spans = SpanHead(c.width, c.spans == "joint")
 
-    def load_narrower(self, parameters: Mapping[str, Tensor], old: Sequence[str], new: Sequence[str]) -> None:
-        """See :meth:`parsers.pointer_network.PointerNetwork.load_narrower`; those of a span pointer will do as well."""
-        own = {name: value for name, value in self.state_dict().items() if name.startswith(OWN)}
+    def load_extending_ontology(self, parameters: Mapping[str, Tensor], old: Sequence[str], new: Sequence[str]) -> None:
+        """See :meth:`parsers.pointer_network.PointerNetwork.load_extending_ontology`; those of a span pointer will do as well."""
+        own = {name: value for name, value in self.state_dict().items() if name.startswith(RAF_PREFIXES)}
         loaded = {**own, **parameters}
         if self.own_vectors is not None and len(loaded["own_vectors"]) < len(self.own_vectors):
             # A bank that goes on from another has that one's scenarios first.
             known = loaded["own_vectors"]
             loaded["own_vectors"] = torch.cat((known.to(self.own_vectors), self.own_vectors.detach()[len(known) :]))
-        super().load_narrower(loaded, old, new)
+        super().load_extending_ontology(loaded, old, new)
 
     @property
     def bankable(self) -> bool:
@@ -225,9 +225,9 @@ class RAF(SpanPointer):
         named = F.normalize(glosses[:known] + self.own_vectors, dim=-1)
         return named if len(glosses) == known else torch.cat((named, glosses[known:] * self.lift))
 
-    def introduce(self, states: Tensor, mask: Tensor, leaves: Tensor) -> tuple[Tensor, Tensor]:
-        """As :meth:`described`, for scenarios that are added after training: the vectors that they are found by."""
-        glosses, leaf_states = self.described(states, mask, leaves)
+    def project_new_scenarios(self, states: Tensor, mask: Tensor, leaves: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`project_scenarios`, for scenarios that are added after training: the vectors that they are found by."""
+        glosses, leaf_states = self.project_scenarios(states, mask, leaves)
         return glosses * self.lift, leaf_states
 
     def describe(self, pieces: Tensor, mask: Tensor, leaves: Tensor) -> tuple[Tensor, Tensor]:
@@ -242,9 +242,9 @@ class RAF(SpanPointer):
             Unit vectors ``[N, retrieval_width]`` and leaf states ``[N, L, leaf_width]``, of width 0 where the encoder
             fills.
         """
-        return self.described((self.scenario_encoder or self.encoder)(pieces, mask), mask, leaves)
+        return self.project_scenarios((self.scenario_encoder or self.encoder)(pieces, mask), mask, leaves)
 
-    def described(self, states: Tensor, mask: Tensor, leaves: Tensor) -> tuple[Tensor, Tensor]:
+    def project_scenarios(self, states: Tensor, mask: Tensor, leaves: Tensor) -> tuple[Tensor, Tensor]:
         """As :meth:`describe`, for glosses that the encoder has read: its states ``[N, G, width]``."""
         keys = F.normalize(self.key_head(pool(states, mask, self.pooling)).float(), dim=-1)
         if self.leaf_head is None:

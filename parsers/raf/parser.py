@@ -22,7 +22,7 @@ from frames.frame import Frame
 from frames.linearization import CLOSE, TEXT, Token
 from frames.ontology import Ontology
 from frames.tokenization import PieceTokenizer, Source
-from parsers.constrained import Lengths
+from parsers.constrained import LengthCandidate
 from parsers.groups import in_groups
 from parsers.interface import Hypothesis
 from parsers.nar import Backend, DecodingConfig, Encoded, NonAutoregressiveParser
@@ -207,7 +207,7 @@ class RAFParser(NonAutoregressiveParser):
             for candidate in candidates:
                 candidate.score = weigh(candidate, self.config)
             candidates.sort(key=lambda candidate: -candidate.score)
-            trace = {"pieces": source.pieces, "candidates": [_told(candidate) for candidate in candidates]}
+            trace = {"pieces": source.pieces, "candidates": [_to_trace(candidate) for candidate in candidates]}
             yield [
                 Hypothesis(
                     self.form.decode(candidate.tokens, source), candidate.score, {"tokens": candidate.tokens, **trace}
@@ -241,14 +241,14 @@ class RAFParser(NonAutoregressiveParser):
     def _candidates(self, sources: list[Source], n_best: int = 1) -> list[list[Candidate]]:
         encoded = self._encode(sources)
         # Who asks for several frames wants to see what else was thought of.
-        everything = n_best > 1
-        composed, scored = self._composed(encoded, math.inf if everything else self.config.rescoring_margin)
+        return_all = n_best > 1
+        composed, scored = self._composed(encoded, math.inf if return_all else self.config.rescoring_margin)
         scores, places = self.table.index.search(
             self.backend.query(encoded.memory, encoded.mask), self.config.scenarios
         )
         found = scores * self.table.scale
         log_probs = found - np.log(np.exp(found - found[:, :1]).sum(axis=1, keepdims=True)) - found[:, :1]
-        near = (places >= 0) & (everything | (log_probs >= log_probs[:, :1] - self.config.scenario_margin))
+        near = (places >= 0) & (return_all | (log_probs >= log_probs[:, :1] - self.config.scenario_margin))
         chosen: list[dict[int, float]] = [
             dict(zip(places[row, near[row]].tolist(), log_probs[row, near[row]].tolist(), strict=True))
             for row in range(len(sources))
@@ -261,9 +261,11 @@ class RAFParser(NonAutoregressiveParser):
                     at = np.flatnonzero(places[row] == place)
                     chosen[row][place] = float(log_probs[row, at[0] if len(at) else -1])
         filled = self._filled(encoded, chosen, composed)
-        return self._judge(encoded, filled, scored, math.inf if everything else self.config.scenario_margin)
+        return self._score_candidates(encoded, filled, scored, math.inf if return_all else self.config.scenario_margin)
 
-    def _composed(self, encoded: Encoded, margin: float) -> tuple[list[list[Candidate]], list[dict[int, Lengths]]]:
+    def _composed(
+        self, encoded: Encoded, margin: float
+    ) -> tuple[list[list[Candidate]], list[dict[int, LengthCandidate]]]:
         """Frames of the span pointer within the margin, best first, and the scores of the lengths that it looked at."""
         if not self.config.compositions:
             return [[] for _ in encoded.sources], [{} for _ in encoded.sources]
@@ -319,8 +321,8 @@ class RAFParser(NonAutoregressiveParser):
                 filled[row].append(candidate)
         return filled
 
-    def _judge(
-        self, encoded: Encoded, filled: list[list[Candidate]], scored: list[dict[int, Lengths]], margin: float
+    def _score_candidates(
+        self, encoded: Encoded, filled: list[list[Candidate]], scored: list[dict[int, LengthCandidate]], margin: float
     ) -> list[list[Candidate]]:
         """Adds what the span pointer, and its rescorer, think of the candidates that have labels known to them.
 
@@ -359,7 +361,7 @@ class RAFParser(NonAutoregressiveParser):
                 if len(filled[row]) > 1 and candidate.composed is not None and candidate.composed >= floors[row]
             ]
         if c.rescored:
-            judged = self._judged(encoded, [(row, ids) for _, row, ids in known])
+            judged = self._rescore(encoded, [(row, ids) for _, row, ids in known])
             for (candidate, _, _), score in zip(known, judged, strict=True):
                 candidate.judged = score
         return filled
@@ -368,7 +370,7 @@ class RAFParser(NonAutoregressiveParser):
         self,
         encoded: Encoded,
         candidates: list[tuple[Candidate, int, list[int]]],
-        scored: list[dict[int, Lengths]],
+        scored: list[dict[int, LengthCandidate]],
         floors: list[float],
     ) -> None:
         """The decoder's log-probability of candidates of rows, spelled by ids; those of one length share a pass.
@@ -384,7 +386,7 @@ class RAFParser(NonAutoregressiveParser):
         if wanted:
             rows, lengths = (np.array(column, dtype=np.int64) for column in zip(*wanted, strict=True))
             for (row, length), table in zip(wanted, self._tables(encoded, rows, lengths), strict=True):
-                scored[row][length] = Lengths(float(priors[row, length]), table)
+                scored[row][length] = LengthCandidate(float(priors[row, length]), table)
         for candidate, row, ids in candidates:
             candidate.composed = float(priors[row, len(ids)])
             if (like := scored[row].get(len(ids))) is not None:
@@ -436,6 +438,6 @@ def _spans_score(scores: np.ndarray, tokens: Sequence[Token]) -> float:
     return float(sum(scores[leaf, first, last] for leaf, (first, last) in enumerate(pairs)))
 
 
-def _told(candidate: Candidate) -> dict[str, Any]:
+def _to_trace(candidate: Candidate) -> dict[str, Any]:
     """A candidate as plain values."""
     return {**vars(candidate), "scenario": candidate.scenario.text}
