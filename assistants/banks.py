@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load, save
 
-from assistants.bundle import Bundle, changeable
+from assistants.bundle import Bundle, changeable, refuse_changed
 from frames.errors import BundleError
 from frames.files import write_bytes
 from frames.folders import whole_folder, write_manifest
+from frames.locks import locked
 from parsers.raf.parser import ScenarioTable
 from retrieval.bank import ScenarioBank
 from retrieval.index import ScenarioIndex
@@ -74,24 +75,27 @@ def quantized(leaves: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def change(path: Path | str, edit: Callable[[ScenarioTable], ScenarioTable]) -> None:
-    """Changes the bank of a bundle folder, whole or not at all.
+    """Changes the bank of a bundle folder, whole or not at all, and one change after another.
 
     Args:
         path: the folder.
-        edit: the present table to the new one.
+        edit: the present table to the new one; runs while no other process changes the bundle.
 
     Raises:
         BundleError: see :func:`read`; or the bundle is a zip.
-        UsageError: the folder holds anything that is not the bundle's.
+        UsageError: the folder holds anything that is not the bundle's, or was exported anew meanwhile.
         MachineError: the disk is full; the bundle is left as it was.
     """
     path = Path(path)
-    bundle = changeable(path)
-    table = edit(read(bundle))
-    with whole_folder(path) as staging:
-        manifest = dict(bundle.manifest)
-        for name in manifest["files"]:
-            if name not in (SCENARIOS, INDEX, LEAVES):
-                write_bytes(staging / name, bundle.read(name))
-        manifest["scenarios"] = write(table, manifest["scenarios"]["gloss"], staging)
-        write_manifest(staging, manifest)
+    changeable(path)  # before a lock is left beside what is no bundle
+    with locked(path):
+        bundle = changeable(path)
+        table = edit(read(bundle))
+        with whole_folder(path) as staging:
+            manifest = dict(bundle.manifest)
+            for name in manifest["files"]:
+                if name not in (SCENARIOS, INDEX, LEAVES):
+                    write_bytes(staging / name, bundle.read(name))
+            manifest["scenarios"] = write(table, manifest["scenarios"]["gloss"], staging)
+            write_manifest(staging, manifest)
+            refuse_changed(bundle)

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from frames.errors import BundleError
+from frames.errors import BundleError, UsageError
 from frames.files import UNREADABLE_ZIP, write_json
 from frames.folders import MANIFEST
+from frames.locks import locked
 
 #: Version of the format; a reader refuses another.
 FORMAT = 1
@@ -116,17 +117,32 @@ def changeable(path: Path | str) -> Bundle:
     return Bundle(path)
 
 
+def refuse_changed(bundle: Bundle) -> None:
+    """Whether a bundle still has the files that it had when it was opened.
+
+    Raises:
+        UsageError: it was exported anew, or scenarios were added or removed.
+    """
+    if Bundle(bundle.path).manifest["files"] != bundle.manifest["files"]:
+        raise UsageError(
+            "E452", "the bundle was changed meanwhile.", where=str(bundle.path), remedy="Run the command again."
+        )
+
+
 def keep_metrics(bundle: Bundle, metrics: Mapping[str, Any]) -> None:
     """Writes figures of the bundle itself into its manifest.
 
     Args:
-        bundle: as :func:`changeable` gives it.
+        bundle: as :func:`changeable` gives it, before the figures were measured.
         metrics: the figures.
 
     Raises:
+        UsageError: the bundle was changed since it was opened, so the figures are not its own.
         MachineError: the disk is full; the manifest is left as it was.
     """
-    write_json(bundle.path / MANIFEST, {**bundle.manifest, "metrics": dict(metrics)})
+    with locked(bundle.path):
+        refuse_changed(bundle)
+        write_json(bundle.path / MANIFEST, {**bundle.manifest, "metrics": dict(metrics)})
 
 
 def most_accurate(folder: Path) -> Path | None:

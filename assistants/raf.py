@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -44,6 +45,10 @@ class RAFBundleParser(RAFParser, BundleParser):
 
     backend: RAFOnnxBackend
 
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self._adding = threading.Lock()
+
     @classmethod
     def of(
         cls, bundle: Bundle, suffix: str, shared: Mapping[str, bytes], tokenizer: PieceTokenizer, ontology: Ontology
@@ -70,9 +75,12 @@ class RAFBundleParser(RAFParser, BundleParser):
         Raises:
             UsageError: a scenario is too long to be read.
         """
-        new = ScenarioBank({s: 0 for s in scenarios if s not in self.table.bank})
-        if not len(new):
-            return
-        style = self.manifest["scenarios"]["gloss"]
-        vectors, leaves = self.backend.describe(Glosses(new, self.tokenizer, style).batch(np.arange(len(new))))
-        self.use(self.table.added(new, vectors, leaves))
+        wanted = list(scenarios)
+        # One after another, or what one thread adds is lost in the table of another.
+        with self._adding:
+            new = ScenarioBank({s: 0 for s in wanted if s not in self.table.bank})
+            if not len(new):
+                return
+            style = self.manifest["scenarios"]["gloss"]
+            vectors, leaves = self.backend.describe(Glosses(new, self.tokenizer, style).batch(np.arange(len(new))))
+            self.use(self.table.added(new, vectors, leaves))

@@ -418,9 +418,9 @@ def _bank_add(options: Any) -> None:
     from assistants.raf import RAFBundleParser
     from retrieval.scenario import Scenario
 
-    parser = runtime.load(options.bundle)
-
     def edit(table: Any) -> Any:
+        # Loaded here, where no other process can change the bundle between reading and writing.
+        parser = runtime.load(options.bundle)
         assert isinstance(parser, RAFBundleParser)
         parser.add([Scenario.parse(text) for text in options.scenarios])
         return parser.table
