@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, Protocol
 
+from frames.errors import UsageError
 from frames.frame import Frame
 from frames.ontology import Ontology
 
@@ -41,6 +43,41 @@ class Parser(Protocol):
         ``n_best``.
 
         Raises:
-            UsageError: an utterance is blank or too long to be read.
+            UsageError: an utterance is blank or too long to be read, or see :func:`check_request`.
         """
         ...
+
+
+def check_request(utterances: Iterable[str], n_best: int) -> list[str]:
+    """The arguments of :meth:`Parser.parse`, checked before anything is computed.
+
+    Returns:
+        The utterances as a list.
+
+    Raises:
+        UsageError: ``utterances`` is no list of text, or ``n_best`` no whole number of at least 1.
+    """
+    if isinstance(utterances, str | bytes | Mapping) or not isinstance(utterances, Iterable):
+        raise UsageError(
+            "E453",
+            f"parse was given {_shown(utterances)} in place of a list of utterances.",
+            remedy='Pass a list, even for one utterance: parse(["wake me at 6"]).',
+        )
+    several = list(utterances)
+    for i, utterance in enumerate(several):
+        if not isinstance(utterance, str):
+            raise UsageError(
+                "E454",
+                f"an utterance is {_shown(utterance)}, not text.",
+                where=f"utterances[{i}]",
+                remedy="Pass str; decode bytes first, as in text.decode('utf-8').",
+            )
+    if isinstance(n_best, bool) or not isinstance(n_best, Integral) or n_best < 1:
+        raise UsageError("E455", f"n_best is {n_best!r}.", remedy="Pass a whole number of at least 1.")
+    return several
+
+
+def _shown(value: object) -> str:
+    """A value and its type, short enough for a message."""
+    text = repr(value)
+    return "None" if value is None else f"{text if len(text) <= 40 else text[:39] + '…'} ({type(value).__name__})"

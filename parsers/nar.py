@@ -19,7 +19,7 @@ from frames.ontology import Ontology
 from frames.tokenization import PieceTokenizer, Source
 from parsers.constrained import Decoded, Grammar, LengthCandidate, decode, greedy
 from parsers.groups import in_groups, pad
-from parsers.interface import Hypothesis
+from parsers.interface import Hypothesis, check_request
 from parsers.mask_predict import refine
 
 
@@ -115,7 +115,7 @@ class NonAutoregressiveParser:
 
     def parse(self, utterances: Sequence[str], n_best: int = 1) -> list[list[Hypothesis]]:
         """See :class:`parsers.interface.Parser`."""
-        sources = self.tokenizer.batch(list(utterances))
+        sources = self.tokenizer.batch(check_request(utterances, n_best))
         best = in_groups(sources, lambda group: list(self._parse(group, 1)), self.workers)
         if n_best == 1:
             return best

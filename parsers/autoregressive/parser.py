@@ -14,7 +14,7 @@ from frames.tokenization import Edges, PieceTokenizer, Source
 from parsers.autoregressive.model import Autoregressive
 from parsers.constrained import Grammar, State
 from parsers.groups import in_groups, pad
-from parsers.interface import Hypothesis
+from parsers.interface import Hypothesis, check_request
 from parsers.torch_backend import evaluation_mode
 
 
@@ -72,7 +72,7 @@ class AutoregressiveParser:
     @torch.inference_mode()
     def parse(self, utterances: Sequence[str], n_best: int = 1) -> list[list[Hypothesis]]:
         """See :class:`parsers.interface.Parser`."""
-        sources = self.tokenizer.batch(list(utterances))
+        sources = self.tokenizer.batch(check_request(utterances, n_best))
         with evaluation_mode(self.model):
             return in_groups(sources, lambda group: self._parse(group, n_best))
 
