@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from frames import render
+from frames.alignment import in_order, unique
 from frames.errors import FrameError
-from frames.nodes import Intent, Node, Slot, Span, bracketed, decouple, hulls, spans, template, walk
+from frames.nodes import Intent, Node, Slot, Span, bracketed, decouple, hulls, moved, spans, template, unescaped, walk
 
-_LABEL = re.compile(r"[A-Z0-9_]+")
+_LABEL = re.compile(r"\w[\w.-]*")
 #: Deeper trees than this are refused rather than risk the interpreter's recursion limit (TOPv2: at most 10 levels).
 MAX_NESTING = 100
 
@@ -53,27 +54,29 @@ class Frame:
         """Reads a bracketed string.
 
         Args:
-            text: the bracketed frame, tokens separated by whitespace.
-            utterance: the raw utterance. The frame's words must be found in it in order, whitespace apart.
+            text: the bracketed frame, tokens separated by whitespace. Words that would read as brackets have a backslash
+                before them, as :meth:`__str__` writes them.
+            utterance: the raw utterance. It begins with the frame's words in order, whitespace apart; or the frame is
+                decoupled, and the texts of its slots stand in the utterance in their order in one way only.
                 Without one, the words of ``text`` joined by single spaces serve as the utterance.
             where: file and line for error messages.
 
         Raises:
             FrameError: unbalanced brackets, a malformed label, a slot under a slot, an intent under an intent,
-                text outside the root, or words that the utterance does not have.
+                text outside the root, words that the utterance does not have, or a decoupled frame whose slots' text it
+                has at several places.
         """
         words: list[str] = []
         stack: list[tuple[str, str, list[Any]]] = []
         root: Intent | None = None
-        position = 0
-        free = utterance is None
+        position = -1  # the space before the first word
         for token in text.split():
             if token.startswith(("[IN:", "[SL:")):
                 kind, label = token[1:3], token[4:]
                 if not _LABEL.fullmatch(label):
                     raise FrameError(
                         "E103",
-                        f"label {label!r} is not upper-case letters, digits and underscores.",
+                        f"label {label!r} is not letters, digits, underscores, hyphens and dots.",
                         where=where,
                         remedy="Write labels as [IN:CREATE_ALARM.",
                     )
@@ -120,15 +123,11 @@ class Frame:
                         "E109",
                         f"text {token!r} outside of the frame.",
                         where=where,
-                        remedy="A frame starts with [IN: and ends with its bracket.",
+                        remedy="A frame starts with [IN: and ends with its bracket; a bracket of the utterance is written \\\\].",
                     )
-                if free:
-                    start = position + (1 if words else 0)
-                    words.append(token)
-                else:
-                    assert utterance is not None
-                    start = _find(utterance, token, position, where)
-                position = _token_end(utterance, start, token) if not free else start + len(token)
+                word = unescaped(token)
+                start, position = position + 1, position + 1 + len(word)
+                words.append(word)
                 siblings = stack[-1][2]
                 if siblings and isinstance(siblings[-1], Span):
                     siblings[-1] = Span(siblings[-1].start, position)
@@ -143,10 +142,11 @@ class Frame:
             )
         if root is None:
             raise FrameError("E110", "the frame is empty.", where=where, remedy="Write at least [IN:LABEL ].")
-        return cls(root, " ".join(words) if utterance is None else utterance)
+        read = " ".join(words)
+        return cls(root, read) if utterance is None else cls(_over(root, read, utterance, where), utterance)
 
     def __str__(self) -> str:
-        """The bracketed string, the inverse of :meth:`parse` up to the whitespace between words."""
+        """The bracketed string, the inverse of :meth:`parse` up to the whitespace between words; see there for escapes."""
         return " ".join(bracketed(self.root, self.utterance))
 
     def text(self, span: Span) -> str:
@@ -214,35 +214,30 @@ class Frame:
         return render.html(self.root, self.utterance)
 
 
-def _find(utterance: str, token: str, position: int, where: str) -> int:
-    """Start of ``token`` at or after ``position``, only whitespace being passed over."""
-    while position < len(utterance) and utterance[position].isspace():
-        position += 1
-    if _token_end(utterance, position, token) < 0:
-        rest = utterance[position : position + 20]
+def _over(root: Intent, words: str, utterance: str, where: str) -> Intent:
+    """A tree over its own words, over the utterance that holds them."""
+    leaves = [words[span.start : span.end] for span in spans(root)]
+    if decouple(root) != root or "".join(words.split()) == "".join(utterance.split()):
+        try:
+            return moved(root, iter(in_order(leaves, utterance)))
+        except FrameError as error:
+            raise error.at(where) from None
+    found, doubtful = unique(leaves, utterance)
+    if found is None:
         raise FrameError(
             "E112",
-            f"word {token!r} is not what the utterance has there ({rest!r}).",
+            f"the utterance does not hold {', then '.join(map(repr, leaves))}.",
             where=where,
             remedy="The words of the frame must be those of the utterance, in order; whitespace may differ.",
         )
-    return position
-
-
-def _token_end(utterance: str | None, start: int, token: str) -> int:
-    """End of ``token`` in the utterance when read from ``start`` with whitespace passed over, -1 if it differs."""
-    if utterance is None:
-        return start + len(token)
-    if utterance.startswith(token, start):
-        return start + len(token)
-    position = start
-    for character in token:
-        while position < len(utterance) and utterance[position].isspace():
-            position += 1
-        if position >= len(utterance) or utterance[position] != character:
-            return -1
-        position += 1
-    return position
+    if doubtful is not None:
+        raise FrameError(
+            "E114",
+            f"{leaves[doubtful]!r} stands more than once in the utterance, and the frame does not tell which is meant.",
+            where=where,
+            remedy="Write the frame with all words of the utterance, those that no slot holds as well.",
+        )
+    return moved(root, iter(found))
 
 
 def _depth(node: Node) -> int:

@@ -20,9 +20,10 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from frames.alignment import leftmost
 from frames.errors import FrameError
 from frames.frame import Frame
-from frames.nodes import Intent, Node, Slot, Span
+from frames.nodes import Intent, Node, Slot, Span, moved
 from frames.ontology import CLOSE, Ontology
 from frames.tokenization import Source
 
@@ -70,9 +71,13 @@ class Canonical(Linearization):
         try:
             return Frame.parse(text, source.text)
         except FrameError as error:
-            if error.code != "E112":
+            if error.code not in ("E112", "E114"):
                 raise
-        return _align(Frame.parse(text), source.text)
+            words = Frame.parse(text)
+            found = leftmost([words.text(span) for span in words.spans()], source.text)
+            if found is None:
+                raise
+            return Frame(moved(words.root, iter(found)), source.text)
 
 
 class _Pointers(Linearization):
@@ -239,37 +244,6 @@ def _tree(tokens: Sequence[Token | Span]) -> Intent:
     if not isinstance(root, Intent):
         raise FrameError("E135", "the brackets are not balanced.")
     return root
-
-
-def _align(words: Frame, utterance: str) -> Frame:
-    """A frame over its own words, moved to the leftmost places of ``utterance`` that hold each leaf in order."""
-    position = 0
-
-    def move(node: Any) -> Any:
-        nonlocal position
-        if isinstance(node, Span):
-            pattern = words.text(node).split()
-            start = _leftmost(utterance, pattern, position)
-            position = start[1]
-            return Span(*start)
-        return type(node)(node.label, tuple(move(child) for child in node.children))
-
-    return Frame(move(words.root), utterance)
-
-
-def _leftmost(utterance: str, pattern: Sequence[str], position: int) -> tuple[int, int]:
-    """Leftmost occurrence of the words at or after ``position``, whitespace between characters apart.
-
-    Whole words are preferred to parts of words: the ``5`` of ``15 or 5`` is the second.
-    """
-    import re
-
-    body = r"\s*".join(re.escape(character) for character in "".join(pattern))
-    for whole in (rf"(?<!\w){body}(?!\w)", body):
-        match = re.compile(whole).search(utterance, position)
-        if match:
-            return match.span()
-    raise FrameError("E112", f"the utterance does not have {' '.join(pattern)!r} at or after character {position}.")
 
 
 class TargetIds:

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Union
+from typing import TypeVar, Union
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,9 @@ class Intent:
 
 
 Node = Intent | Slot
+N = TypeVar("N", Intent, Slot)
+#: A word that reads as a bracket, or would without the backslashes before it.
+_BRACKET = re.compile(r"\\*(?:\]\Z|\[(?:IN|SL):)")
 
 
 def walk(node: Node) -> Iterator[Node]:
@@ -84,12 +88,28 @@ def decouple(intent: Intent) -> Intent:
     )
 
 
+def escaped(word: str) -> str:
+    """A word of an utterance as it stands in a bracketed string: with a backslash where it would read as a bracket."""
+    return f"\\{word}" if _BRACKET.match(word) else word
+
+
+def unescaped(token: str) -> str:
+    """The inverse of :func:`escaped`."""
+    return token[1:] if token.startswith("\\") and _BRACKET.match(token) else token
+
+
+def moved(node: N, places: Iterator[Span]) -> N:
+    """The node with the next of ``places`` for each of its spans, in order."""
+    children = tuple(next(places) if isinstance(child, Span) else moved(child, places) for child in node.children)
+    return type(node)(node.label, children)  # type: ignore[arg-type]
+
+
 def bracketed(node: Node, utterance: str) -> Iterator[str]:
     """Tokens of the bracketed string of a node over an utterance."""
     yield f"[{kind(node)}:{node.label}"
     for child in node.children:
         if isinstance(child, Span):
-            yield from utterance[child.start : child.end].split()
+            yield from map(escaped, utterance[child.start : child.end].split())
         else:
             yield from bracketed(child, utterance)
     yield "]"

@@ -14,11 +14,19 @@ WORDS = st.text(
 
 
 @st.composite
-def frames(draw: st.DrawFn, full: bool = True) -> Frame:
-    """A frame over words and the places between them; slots may be empty, or mix text and an intent."""
-    words = draw(st.lists(WORDS, min_size=1, max_size=9))
+def frames(
+    draw: st.DrawFn,
+    full: bool = True,
+    words: st.SearchStrategy[str] = WORDS,
+    labels: st.SearchStrategy[str] = LABELS,
+) -> Frame:
+    """A frame over words and the places between them; slots may be empty, or mix text and an intent.
+
+    A full frame holds all words, or its intents hold some, so that its string tells where each stands.
+    """
+    chosen = draw(st.lists(words, min_size=1, max_size=9))
     utterance, spans = "", []
-    for word in words:
+    for word in chosen:
         utterance += draw(st.sampled_from([" ", "  "])) if utterance else ""
         spans.append((len(utterance), len(utterance) + len(word)))
         utterance += word
@@ -37,7 +45,7 @@ def frames(draw: st.DrawFn, full: bool = True) -> Frame:
         kind = draw(st.sampled_from(["text", "text", "intent", "mixed", "empty"] if depth < 3 else ["text", "empty"]))
         before = text() if kind in ("text", "mixed") else ()
         inside = (intent(depth + 1),) if kind in ("intent", "mixed") else ()
-        return Slot(draw(LABELS), (*before, *inside))
+        return Slot(draw(labels), (*before, *inside))
 
     def intent(depth: int) -> Intent:
         children: list[Span | Slot] = []
@@ -45,6 +53,9 @@ def frames(draw: st.DrawFn, full: bool = True) -> Frame:
             if full and draw(st.booleans()) and not (children and isinstance(children[-1], Span)):
                 children.extend(text())
             children.append(slot(depth))
-        return Intent(draw(LABELS), tuple(children))
+        return Intent(draw(labels), tuple(children))
 
-    return Frame(intent(0), utterance)
+    root = intent(0)
+    if full and position < len(spans) and not (root.children and isinstance(root.children[-1], Span)):
+        root = Intent(root.label, (*root.children, Span(spans[position][0], len(utterance))))
+    return Frame(root, utterance)

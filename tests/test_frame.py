@@ -1,5 +1,6 @@
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from data.topv2.reader import read_split
 from frames.errors import FrameError
@@ -56,7 +57,11 @@ def test_decoupling_is_idempotent_and_keeps_the_scenario(frame: Frame):
         ("[SL:A x ]", "E105"),
         ("[IN:A [SL:B [SL:C x ] ] ]", "E106"),
         ("[IN:A [IN:B ] ]", "E106"),
-        ("[IN:a x ]", "E103"),
+        ("[IN: x ]", "E103"),
+        ("[IN:A! x ]", "E103"),
+        ("[IN:-A x ]", "E103"),
+        ("[IN:A] x ]", "E103"),
+        ("[IN:A [SL:[B x ] ]", "E103"),
         ("hello", "E109"),
         ("", "E110"),
         ("[IN:A [SL:B " * 60 + "x" + " ] ]" * 60, "E107"),
@@ -87,3 +92,75 @@ def test_every_official_row_survives_print_and_parse(topv2_root):
             assert Frame.parse(str(example.frame), example.utterance) == example.frame
             count += 1
     assert count == 124_597 + 17_160
+
+
+BRACKETS = st.sampled_from(
+    ["]", "[IN:X", "[SL:", "[SL:Y", "[", "[[", "\\", "\\]", "\\\\]", "\\[IN:", "x]", "]x", "[in:a", "*"]
+)
+
+
+@given(frames(words=BRACKETS | st.text(st.characters(blacklist_categories=("Z", "C")), min_size=1, max_size=5)))
+def test_words_that_look_like_brackets_are_read_back(frame: Frame):
+    text = str(frame)
+    assert Frame.parse(text, frame.utterance) == frame
+    assert str(Frame.parse(text)) == text
+    assert Frame.parse(text).scenario() == frame.scenario()
+
+
+def test_brackets_of_the_utterance_have_a_backslash():
+    frame = Frame(Intent("A", (Slot("B", (Span(0, 3),)),)), "a ] [IN:X")
+    assert str(frame) == "[IN:A [SL:B a \\] ] ]"
+    assert Frame.parse("[IN:A \\[IN:X \\\\] ]").utterance == "[IN:X \\]"
+
+
+@given(frames(labels=st.sampled_from(["set_alarm", "Set-Alarm", "music.play", "v1.2-b", "créer", "7"])))
+def test_labels_in_other_spellings_are_read_back(frame: Frame):
+    assert Frame.parse(str(frame), frame.utterance) == frame
+
+
+@pytest.mark.parametrize(
+    ("text", "utterance", "expected"),
+    [
+        ("[IN:A [SL:B two cups ] ]", "brew two  cups now", ["two  cups"]),
+        ("[IN:A [SL:B me ] [SL:C [IN:D [SL:E me ] ] ] ]", "remind me to call me", ["me", "me"]),
+        ("[IN:A [SL:B 5 ] ]", "15 or 5", ["5"]),
+        ("[IN:A [SL:B 8 am ] ]", "at 8am", ["8am"]),
+        ("[IN:A [SL:B larm ] ]", "alarm", ["larm"]),
+        ("[IN:A ]", "whatever", []),
+        ("[IN:A [SL:B \\] ] ]", "say ]", ["]"]),
+    ],
+)
+def test_decoupled_frames_are_read_over_their_utterance(text: str, utterance: str, expected: list[str]):
+    frame = Frame.parse(text, utterance)
+    assert [frame.text(span) for span in frame.spans()] == expected
+    assert Frame.parse(str(frame), utterance) == frame
+
+
+@pytest.mark.parametrize(
+    ("text", "utterance", "code"),
+    [
+        ("[IN:A [SL:B me ] ]", "remind me to call me", r"E114.*'me'"),
+        ("[IN:A [SL:B at ] [SL:C 6 ] ]", "be at 6 or 6", r"E114.*'6'"),
+        ("[IN:A [SL:B 8 ] ]", "at 8am or 8", "E114"),
+        ("[IN:A [SL:B 6 ] [SL:C at ] ]", "be at 6", "E112.*'6', then 'at'"),
+        ("[IN:A [SL:B noon ] ]", "be at 6", "E112"),
+        ("[IN:A be [SL:C 6 ] ]", "be at 6", "E112"),
+    ],
+)
+def test_frames_that_stand_nowhere_or_anywhere_are_refused(text: str, utterance: str, code: str):
+    with pytest.raises(FrameError, match=f"here:3.*{code}|{code}.*here:3|.*here:3: .*") as caught:
+        Frame.parse(text, utterance, where="here:3")
+    assert code.split(".")[0] == caught.value.code
+
+
+def test_decoupled_official_rows_are_read_back_exactly_or_refused(topv2_root):
+    refused = 0
+    rows = read_split(topv2_root, "eval")
+    for example in rows:
+        frame = example.frame.decoupled()
+        try:
+            assert Frame.parse(str(frame), example.utterance) == frame
+        except FrameError as error:
+            assert error.code == "E114"
+            refused += 1
+    assert refused < 0.002 * len(rows)
