@@ -46,6 +46,7 @@ class Bundle:
                     where=str(path),
                     remedy="Copy it again.",
                 ) from error
+        self._top = self._top_folder()
         content = self._raw(MANIFEST)
         try:
             self.manifest: dict[str, Any] = json.loads(content)
@@ -92,10 +93,17 @@ class Bundle:
             )
         return content
 
+    def _top_folder(self) -> str:
+        """The folder of a zip that holds the bundle, with a slash: empty unless a folder was packed as a whole."""
+        names = self._zip.namelist() if self._zip is not None else []
+        tops = [name.removesuffix(MANIFEST) for name in names if name.endswith(f"/{MANIFEST}")]
+        tops = [top for top in tops if top.count("/") == 1 and top != "__MACOSX/"]
+        return tops[0] if MANIFEST not in names and len(tops) == 1 else ""
+
     def _raw(self, name: str) -> bytes:
         try:
             if self._zip is not None:
-                return self._zip.read(name)
+                return self._zip.read(self._top + name)
             return (self.path / name).read_bytes()
         except (OSError, KeyError, *UNREADABLE_ZIP) as error:
             raise BundleError(

@@ -10,13 +10,17 @@ from data.synthetic import generate, write_corpus
 from data.topv2 import download as downloading
 from data.topv2 import verify as verifying
 from data.topv2.describe import describe
-from data.topv2.reader import Example, corpus_checksum, data_root, read_file, read_split, write_file
+from data.topv2.reader import Example, contradictions, corpus_checksum, data_root, read_file, read_split, write_file
 from data.topv2.spis import labels, sample
 from data.training.augment import swap_values, with_texts
 from frames.errors import CorpusError, FrameError, MachineError
 from frames.files import sha256, write_text
 from frames.frame import Frame
+from frames.linearization import Canonical, IndexForm, ScenarioForm, SpanForm
 from frames.nodes import Span
+from frames.ontology import Ontology
+from frames.tokenization import PieceTokenizer
+from retrieval.bank import ScenarioBank
 
 HEADER = "domain\tutterance\tsemantic_parse\n"
 ROW = "alarm\twake me\t[IN:CREATE_ALARM wake me ]\n"
@@ -301,3 +305,55 @@ def test_a_leaf_reads_otherwise_and_the_others_move():
     assert str(changed) == "[IN:A play [SL:B two long songs ] by [SL:C [IN:D [SL:E x ] ] ] now ]"
     assert changed.utterance == "play two long songs by x now"
     assert with_texts(frame, {}) == frame
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        ("\ufeff" + HEADER + ROW).encode(),
+        ("\ufeff" + HEADER + ROW).replace("\n", "\r\n").encode(),
+        (HEADER + ROW + "\n \n\t\t\n").encode(),
+        (HEADER + ROW + "\r\n\r\n").encode(),
+        (HEADER + ROW.rstrip("\n")).encode(),
+    ],
+)
+def test_files_of_other_tools_are_read(tmp_path: Path, content: bytes):
+    (tmp_path / "alarm_train.tsv").write_bytes(content)
+    (tmp_path / "._alarm_train.tsv").write_bytes(b"\x00\x05\x16")
+    (example,) = read_split(tmp_path, "train")
+    assert str(example.frame) == "[IN:CREATE_ALARM wake me ]"
+
+
+def test_a_blank_line_between_rows_is_told(tmp_path: Path):
+    (tmp_path / "x.tsv").write_text(HEADER + "\n" + ROW)
+    with pytest.raises(CorpusError, match=r"E209.*x\.tsv:2"):
+        read_file(tmp_path / "x.tsv")
+
+
+def test_decoupled_rows_and_own_labels_are_read_and_written_again(tmp_path: Path):
+    rows = "tea\tbrew two cups now\t[IN:brew-tea [SL:amount.v2 two cups ] ]\n"
+    (tmp_path / "tea_train.tsv").write_text(HEADER + rows)
+    (example,) = read_split(tmp_path, "train")
+    assert [example.frame.text(span) for span in example.frame.spans()] == ["two cups"]
+    write_file(tmp_path / "again.tsv", [example])
+    assert read_file(tmp_path / "again.tsv") == [example]
+    ontology = Ontology.from_frames([example.frame])
+    assert Ontology.from_dict(ontology.to_dict()).tokens == ("]", "IN:brew-tea", "SL:amount.v2")
+    source = PieceTokenizer.train_sentencepiece([example.utterance], 30)(example.utterance)
+    for form in (IndexForm(), SpanForm(), ScenarioForm(), Canonical()):
+        assert form.decode(form.encode(example.frame, source), source) == example.frame
+    bank = ScenarioBank.from_frames([example.frame])
+    assert list(ScenarioBank.from_dict(bank.to_dict())) == list(bank)
+
+
+def test_rows_that_contradict_one_another_are_counted(tmp_path: Path):
+    rows = [
+        "a\tWake me\t[IN:A wake me ]".replace("wake me ]", "Wake me ]"),
+        "a\twake  me\t[IN:B wake me ]",
+        "b\twake me\t[IN:C wake me ]",
+        "a\tstop\t[IN:A stop ]",
+        "a\tstop\t[IN:A stop ]",
+    ]
+    (tmp_path / "a_train.tsv").write_text(HEADER + "\n".join(rows) + "\n")
+    assert contradictions(read_split(tmp_path, "train")) == 2
+    assert "2 in train" in describe(tmp_path, tmp_path / "r.html").read_text()

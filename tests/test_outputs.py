@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from assistants import runtime
 from data.mtop.reader import convert
 from data.synthetic import write_corpus
 from data.topv2 import download as downloading
@@ -259,3 +260,13 @@ def test_what_is_no_regular_file_is_no_output(tmp_path: Path):
         for overwrite in (False, True):
             with pytest.raises(UsageError, match="E451"):
                 check_output(path, overwrite)
+
+
+@pytest.mark.parametrize("top", ["", "my.bundle/"])
+def test_a_zip_with_a_top_folder_is_a_bundle(tmp_path: Path, repository: Path, top: str):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("__MACOSX/manifest.json", b"")
+        for path in (repository / "models" / "conv-nar-topv2").iterdir():
+            archive.write(path, top + path.name)
+    frame = runtime.load(tmp_path / "a.zip").parse(["wake me at 6"])[0][0].frame
+    assert str(frame) == "[IN:CREATE_ALARM [SL:DATE_TIME at 6 ] ]"

@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from data.topv2.reader import SPLITS, Example, read_split
+from data.topv2.reader import SPLITS, Example, contradictions, read_split
 from data.topv2.spis import labels
 from frames.files import write_text
 from frames.outputs import HTML_MARK
@@ -33,7 +33,7 @@ def describe(root: Path | str, out: Path | str) -> Path:
         CorpusError: the folder has no train split.
     """
     splits = {"train": read_split(root, "train")}
-    splits |= {name: read_split(root, name) for name in SPLITS[1:] if list(Path(root).glob(f"*_{name}.tsv"))}
+    splits |= {name: read_split(root, name) for name in SPLITS[1:] if list(Path(root).glob(f"[!.]*_{name}.tsv"))}
     body = [f"<h1>{escape(Path(root).name)}</h1>", _counts(splits)]
     train = splits["train"]
     body += [
@@ -73,6 +73,8 @@ def _counts(splits: dict[str, list[Example]]) -> str:
         f"<h2>Rows</h2><table><tr><th>domain</th>{head}</tr>{lines}<tr><td><b>all</b></td>{total}</tr></table>"
         f"<p>{intents} intents and {len(found) - intents} slots in train; "
         f"{len({e.frame.scenario() for e in splits['train']}):,} scenarios.</p>"
+        f"<p>Rows that contradict another of their split (the same utterance, another frame): "
+        f"{', '.join(f'{contradictions(rows):,} in {split}' for split, rows in splits.items())}.</p>"
     )
 
 

@@ -70,9 +70,9 @@ def split_files(root: Path | str, split: str, domains: Sequence[str] | None = No
         CorpusError: no file of that split, or a domain asked for is missing; the message lists what is there.
     """
     root = Path(root) / LOW_RESOURCE if split.endswith("spis") else Path(root)
-    found = {path.name[: -len(f"_{split}.tsv")]: path for path in root.glob(f"*_{split}.tsv")}
+    found = {path.name[: -len(f"_{split}.tsv")]: path for path in _visible(root, f"*_{split}.tsv")}
     if not found:
-        there = sorted({path.stem.split("_", 1)[-1] for path in root.glob("*_*.tsv")})
+        there = sorted({path.stem.split("_", 1)[-1] for path in _visible(root, "*_*.tsv")})
         raise CorpusError(
             "E203",
             f"there is no <domain>_{split}.tsv.",
@@ -90,6 +90,11 @@ def split_files(root: Path | str, split: str, domains: Sequence[str] | None = No
     return [found[name] for name in sorted(domains or found)]
 
 
+def _visible(root: Path, pattern: str) -> list[Path]:
+    """Files without the hidden ones, such as the ``._`` companions that macOS writes on foreign disks."""
+    return [path for path in root.glob(pattern) if not path.name.startswith(".")]
+
+
 def read_split(root: Path | str, split: str, domains: Sequence[str] | None = None) -> list[Example]:
     """All rows of a split, file by file in the order of domains.
 
@@ -101,6 +106,8 @@ def read_split(root: Path | str, split: str, domains: Sequence[str] | None = Non
 
 def read_lines(path: Path | str) -> list[str]:
     """Lines of a corpus file, without what ends them; only a newline does, with or without a carriage return.
+
+    A byte order mark and blank lines at the end, which editors and spreadsheets add, are left out.
 
     Raises:
         CorpusError: missing file, bytes that are not UTF-8, or no lines at all.
@@ -122,12 +129,12 @@ def read_lines(path: Path | str) -> list[str]:
             where=f"{path}:{line}",
             remedy="Save the file as UTF-8.",
         ) from error
-    lines = text.split("\n")
-    if lines[-1] == "":
+    lines = [line.rstrip("\r") for line in text.removeprefix("\ufeff").split("\n")]
+    while lines and not lines[-1].strip():
         lines.pop()
     if not lines:
         raise CorpusError("E207", "the file is empty.", where=str(path), remedy="It may be truncated; fetch it again.")
-    return [line.rstrip("\r") for line in lines]
+    return lines
 
 
 def read_file(path: Path | str) -> list[Example]:
@@ -199,6 +206,15 @@ def write_file(path: Path | str, examples: Iterable[Example], parses: Iterable[s
             )
         lines.append(f"{example.domain}\t{example.utterance}\t{parse}")
     write_text(path, "\n".join(lines) + "\n")
+
+
+def contradictions(examples: Iterable[Example]) -> int:
+    """Rows whose domain and utterance other rows have with another frame; case and outer text play no part."""
+    frames: dict[tuple[str, str], list[str]] = {}
+    for example in examples:
+        key = (example.domain, " ".join(example.utterance.casefold().split()))
+        frames.setdefault(key, []).append(str(example.frame.decoupled()).casefold())
+    return sum(len(found) for found in frames.values() if len(set(found)) > 1)
 
 
 def corpus_checksum(root: Path | str, split: str, domains: Sequence[str] | None = None) -> str:
