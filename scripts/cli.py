@@ -192,6 +192,16 @@ def _parser() -> argparse.ArgumentParser:
     download = _command(
         actions, "download", _download, "fetch and verify the official TOPv2", "framefill data download --out topv2"
     )
+    pretrained = _command(
+        actions, "weights", _pretrained_weights, "download pretrained weights into the cache (FRAMEFILL_CACHE)",
+        "framefill data weights mpnet",
+    )  # fmt: skip
+    from frames.weights import PRETRAINED
+
+    pretrained.add_argument(
+        "names", nargs="+", metavar="NAME", choices=list(PRETRAINED),
+        help="; ".join(f"{name}: {weights.about}" for name, weights in PRETRAINED.items()),
+    )  # fmt: skip
     synthetic = _command(
         actions,
         "synthetic",
@@ -505,6 +515,22 @@ def _download(options: Any) -> None:
     with Progress(transient=True) as bar:
         task = bar.add_task("downloading", total=None)
         print(download(options.out, progress=lambda done, total: bar.update(task, completed=done, total=total)))
+
+
+def _pretrained_weights(options: Any) -> None:
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    from data.weights import fetch
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    for name in options.names:
+        with Progress(*columns, transient=True, disable=not sys.stderr.isatty()) as bar:
+            task = bar.add_task(name, total=None)
+
+            def show(done: int, total: int, bar: Any = bar, task: Any = task) -> None:
+                bar.update(task, completed=done, total=total)
+
+            print(fetch(name, show))
 
 
 def _mtop(options: Any) -> None:
