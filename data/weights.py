@@ -43,7 +43,7 @@ def fetch(name: str, progress: Progress | None = None) -> Path:
     """
     if name not in PRETRAINED:
         raise UsageError(
-            "E450", f"there are no pretrained weights {name!r}.", remedy=f"Short names: {', '.join(PRETRAINED)}."
+            "E470", f"there are no pretrained weights {name!r}.", remedy=f"Short names: {', '.join(PRETRAINED)}."
         )
     weights, cache = PRETRAINED[name], cache_folder()
     folder, part = cache / name, cache / f".{name}.part"

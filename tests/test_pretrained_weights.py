@@ -159,5 +159,5 @@ def test_places_that_have_no_short_name(tmp_path: Path):
     assert locate("someone/encoder") == Location("someone/encoder")
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     assert locate(str(tmp_path / "model.gguf")) == Location(str(tmp_path), "model.gguf")
-    with pytest.raises(UsageError, match=r"E450.*mpnet"):
+    with pytest.raises(UsageError, match=r"E470.*mpnet"):
         weights.fetch("bert")
