@@ -70,7 +70,14 @@ def _add_writers(actions: Any) -> None:
     )  # fmt: skip
     mtop.add_argument("--locale", required=True, help="en, es, fr, de, hi or th")
     mtop.add_argument("--root", type=Path, required=True, help="the unpacked MTOP, a folder for each locale")
-    for action in (download, synthetic, mtop):
+    top = common.add_command(
+        actions, "top", run_top, "write TOP in the layout of TOPv2, as one domain",
+        "framefill data top --root top-dataset-semantic-parsing --out corpora/top",
+        "TOP is the corpus of Gupta et al. 2018: train.tsv, eval.tsv and test.tsv without a header.",
+    )  # fmt: skip
+    top.add_argument("--root", type=Path, required=True, help="the unpacked TOP, with its three files")
+    top.add_argument("--supported-only", action="store_true", help="leave out rows whose intent is UNSUPPORTED")
+    for action in (download, synthetic, mtop, top):
         action.add_argument("--out", type=Path, required=True, help="folder to write")
     synthetic.add_argument("--seed", type=int, default=0)
 
@@ -131,6 +138,13 @@ def run_mtop(options: Any) -> None:
     from data.mtop.reader import convert
 
     _print_rows(options.out, convert(options.root, options.locale, options.out))
+
+
+def run_top(options: Any) -> None:
+    """Converts TOP."""
+    from data.top.reader import convert
+
+    _print_rows(options.out, convert(options.root, options.out, options.supported_only))
 
 
 def run_synthetic(options: Any) -> None:
