@@ -30,6 +30,8 @@ class OnnxBackend:
         options.inter_op_num_threads = 1
         # Optimizations that fuse across quantized operators depend on the machine; results may not differ by that.
         options.log_severity_level = 3
+        # An arena keeps what its largest batch took for good; without one, ordinary batches are no slower.
+        options.enable_cpu_mem_arena = False
         self._sessions = {
             name: onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
             for name, graph in graphs.items()

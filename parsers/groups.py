@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
 
+from frames.lengths import by_length
 from frames.tokenization import Source
 
-#: Utterances of a group.
+#: Utterances of a group at most.
 SIZE = 32
+#: Pairs of pieces of a group at most, unless one utterance has more: scores of spans, and attention, take memory for each.
+#: As many as a whole group of utterances of 80 pieces has, which is longer than any of TOPv2.
+PAIRS = SIZE * 80**2
 
 T = TypeVar("T")
 
@@ -28,14 +33,16 @@ def in_groups(sources: Sequence[Source], work: Callable[[list[Source]], list[T]]
     Returns:
         The results in the order of ``sources``.
     """
-    order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
-    groups = [[sources[i] for i in order[begin : begin + SIZE]] for begin in range(0, len(order), SIZE)]
+    pairs = np.array([len(source) ** 2 for source in sources])
+    places = [group.tolist() for group in by_length(pairs, PAIRS, SIZE)]
+    groups = [[sources[i] for i in group] for group in places]
     if workers > 1 and len(groups) > 1:
         with ThreadPoolExecutor(workers) as pool:
             found = list(pool.map(work, groups))
     else:
         found = [work(group) for group in groups]
-    by_place = dict(zip(order, (result for results in found for result in results), strict=True))
+    results = [result for of_group in found for result in of_group]
+    by_place = dict(zip(itertools.chain(*places), results, strict=True))
     return [by_place[i] for i in range(len(sources))]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,10 @@ KINDS = ("flat", *BITS, "hnsw", "ivfpq")
 HEADROOM = 0.1
 #: Largest sample that inverted lists are trained on, for each list.
 TRAINING_VECTORS_PER_LIST = 64
+
+if hasattr(os, "register_at_fork"):
+    # OpenMP's threads do not come along into a forked child, whose first parallel search would wait for them for ever.
+    os.register_at_fork(after_in_child=lambda: faiss.omp_set_num_threads(1))
 
 
 @dataclass
