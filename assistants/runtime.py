@@ -54,7 +54,7 @@ def load(path: Path | str, precision: str | None = None, threads: int = 1) -> Bu
             options = DecodingConfig(**known_options(DecodingConfig, decoding))
             parser = BundleParser(backend, tokenizer, ontology, form, options)
     except (KeyError, TypeError) as error:
-        raise BundleError("E322", f"the manifest lacks {error}.", where=str(path), remedy="Export again.") from error
+        raise BundleError("E331", f"the manifest lacks {error}.", where=str(path), remedy="Export again.") from error
     parser.manifest, parser.precision = bundle.manifest, precision
     parser.workers = threads or os.cpu_count() or 1
     return parser

@@ -237,7 +237,7 @@ def _tree(tokens: Sequence[Token | Span]) -> Intent:
                 raise FrameError("E136", f"{token} directly under {stack[-1][0]}; intents and slots alternate.")
             stack.append((token, []))
     if not isinstance(root, Intent):
-        raise FrameError("E135", "the brackets are not balanced.")
+        raise FrameError("E138", "the brackets are not balanced.")
     return root
 
 
@@ -269,7 +269,7 @@ def _leftmost(utterance: str, pattern: Sequence[str], position: int) -> tuple[in
         match = re.compile(whole).search(utterance, position)
         if match:
             return match.span()
-    raise FrameError("E112", f"the utterance does not have {' '.join(pattern)!r} at or after character {position}.")
+    raise FrameError("E137", f"the utterance does not have {' '.join(pattern)!r} at or after character {position}.")
 
 
 class TargetIds:

@@ -31,7 +31,7 @@ class Teacher:
             if mine[name] != wanted[name]:
                 raise UsageError("E425", f"the teacher {path} has another {name}.", remedy="Train both with the same.")
         if module.built.ontology.tokens != student.ontology.tokens:
-            raise UsageError("E425", f"the teacher {path} has other labels.", remedy="Train both on the same rows.")
+            raise UsageError("E426", f"the teacher {path} has other labels.", remedy="Train both on the same rows.")
         self._module = module.requires_grad_(False)
 
     @torch.no_grad()

@@ -149,7 +149,7 @@ class ParserModule(pl.LightningModule):
             self.net.load_extending_ontology(parameters_of(checkpoint), old, self.built.ontology.tokens)
         except (KeyError, RuntimeError) as error:
             raise BundleError(
-                "E305",
+                "E308",
                 f"the checkpoint's parameters do not fit this model ({str(error).splitlines()[0]}).",
                 where=path,
                 remedy="Give model the sizes that data.init_from was trained with.",

@@ -35,6 +35,7 @@ def run(options: Any) -> None:
     from lightning_modules.evaluation import environment
 
     common.check_split(options.split)
+    common.check_device(options.device)
     common.check_outputs(options.overwrite, json=options.json)
     root = data_root(options.data_root)
     examples = read_split(root, options.split, options.domains)

@@ -114,6 +114,16 @@ def check_split(name: str) -> None:
         )
 
 
+def check_device(name: str) -> None:
+    """Checks the kind of device that a checkpoint is to work on; whether it is here is seen when it is used.
+
+    Raises:
+        UsageError: a parser cannot work on such a device.
+    """
+    if not re.fullmatch(r"(cpu|cuda|mps|xpu)(:\d+)?", name):
+        raise UsageError("E476", f"--device {name!r} is not known.", remedy="Give cpu, cuda, cuda:1, mps or xpu.")
+
+
 def check_files(*paths: Path | None) -> None:
     """Checks files that a command is about to read.
 
@@ -122,8 +132,7 @@ def check_files(*paths: Path | None) -> None:
     """
     for path in paths:
         if path is not None and not path.is_file():
-            what = "this is a folder, not a file" if path.is_dir() else "there is no such file"
-            raise UsageError("E472", f"{what}.", where=str(path), remedy="Check the path.")
+            raise UsageError("E472", "there is no such file.", where=str(path), remedy="Check the path.")
 
 
 def check_outputs(overwrite: bool, **paths: Path | None) -> None:
@@ -185,6 +194,7 @@ def load_parser(options: Any, decoding: Sequence[str] = ()) -> tuple[Any, dict[s
     if options.checkpoint is not None:
         from lightning_modules.checkpoints import load_module
 
+        check_device(options.device)
         for name in ("threads", "precision"):
             if getattr(options, name) is not None:
                 print(f"framefill: --{name} is for bundles; a checkpoint does not use it.", file=sys.stderr)

@@ -93,11 +93,11 @@ def run_verify(options: Any) -> None:
     for check in checks:
         print(f"{check.status:8} {check.name}")
     changed = [check.name for check in checks if check.status == "changed"]
-    if changed or all(check.status == "missing" for check in checks):
-        what = (
-            f"{len(changed)} file(s) are not the official ones." if changed else "none of the official files is here."
-        )
-        raise CorpusError("E220", what, where=str(root), remedy="Fetch them with `framefill data download`.")
+    remedy = "Fetch them with `framefill data download`."
+    if changed:
+        raise CorpusError("E220", f"{len(changed)} file(s) are not the official ones.", where=str(root), remedy=remedy)
+    if all(check.status == "missing" for check in checks):
+        raise CorpusError("E223", "none of the official files is here.", where=str(root), remedy=remedy)
 
 
 def run_describe(options: Any) -> None:
