@@ -1,12 +1,16 @@
 """The one exception family that framefill raises for bad input.
 
 Every message says what is wrong, where (file, line, value) and what to do about it, so that a command
-can print it as it stands and a caller can branch on ``code``.
+can print it as it stands and a caller can branch on ``code``. A code stands for one fault; ``docs/errors.md`` lists them.
+
+Config classes are different: their fields come from code or from a config file, so a value that a field cannot have is a
+plain ``ValueError``, as of any function; what reads the config file reports it as a :class:`UsageError`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Self
 
 
@@ -50,6 +54,17 @@ class UsageError(FramefillError):
 
 class MachineError(FramefillError):
     """The machine failed us: disk full, no network, no permission."""
+
+
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """Adds a place to errors of the block that name none."""
+    try:
+        yield
+    except FramefillError as error:
+        if error.where:
+            raise
+        raise error.at(where) from error
 
 
 def one_of(name: str, value: object, known: Collection[str]) -> None:

@@ -135,7 +135,7 @@ class Frame:
                     siblings.append(Span(start, position))
         if stack:
             raise FrameError(
-                "E108",
+                "E115",
                 f"{len(stack)} bracket(s) never closed, the innermost is {stack[-1][0]}:{stack[-1][1]}.",
                 where=where,
                 remedy="Balance the brackets.",

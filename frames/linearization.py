@@ -242,7 +242,7 @@ def _tree(tokens: Sequence[Token | Span]) -> Intent:
                 raise FrameError("E136", f"{token} directly under {stack[-1][0]}; intents and slots alternate.")
             stack.append((token, []))
     if not isinstance(root, Intent):
-        raise FrameError("E135", "the brackets are not balanced.")
+        raise FrameError("E138", "the brackets are not balanced.")
     return root
 
 

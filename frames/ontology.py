@@ -127,17 +127,17 @@ class Ontology:
                 if isinstance(child, Slot):
                     self.id(f"SL:{child.label}")
                     if child.label not in self.intent_slots[intent.label]:
-                        raise FrameError("E121", f"slot {child.label} never occurs under intent {intent.label}.")
+                        raise _unseen(f"slot {child.label} never occurs under intent {intent.label}")
         for slot in frame.slots():
             for nested in slot.children:
                 if isinstance(nested, Intent):
                     self.id(f"IN:{nested.label}")
                     if nested.label not in self.slot_intents[slot.label]:
-                        raise FrameError("E121", f"intent {nested.label} never nests in slot {slot.label}.")
+                        raise _unseen(f"intent {nested.label} never nests in slot {slot.label}")
                 elif not self.slot_spans[slot.label]:
-                    raise FrameError("E121", f"slot {slot.label} never holds text.")
+                    raise _unseen(f"slot {slot.label} never holds text")
             if not slot.children and not self.slot_empty[slot.label]:
-                raise FrameError("E121", f"slot {slot.label} is never empty.")
+                raise _unseen(f"slot {slot.label} is never empty")
 
     def valid(self, frame: Frame) -> bool:
         """Whether :meth:`check` accepts the frame."""
@@ -176,3 +176,7 @@ class Ontology:
     def save(self, path: Path | str) -> None:
         """Writes the ontology as JSON."""
         write_json(path, self.to_dict())
+
+
+def _unseen(what: str) -> FrameError:
+    return FrameError("E121", f"{what} in the training data.", remedy="The label or nesting is new to this parser.")

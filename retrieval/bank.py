@@ -131,7 +131,7 @@ class ScenarioBank:
         Raises:
             BundleError: the file is missing or not a bank.
         """
-        return cls.from_dict(read_json(path, "a scenario bank", "E341"), where=str(path))
+        return cls.from_dict(read_json(path, "a scenario bank", "E344"), where=str(path))
 
 
 def _starred(text: str) -> Scenario:

@@ -206,7 +206,7 @@ class ScenarioIndex:
             ) from error
         if not intact:
             raise BundleError(
-                "E342", "the index is not what its checksum says.", where=str(path), remedy="Build it again."
+                "E345", "the index is not what its checksum says.", where=str(path), remedy="Build it again."
             )
         for name, wanted in (("encoder", encoder), ("bank", bank)):
             _same(name, made[name], wanted, str(path))

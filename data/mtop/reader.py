@@ -13,14 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from data.topv2.reader import Example, read_lines, write_file
-from frames.errors import CorpusError, FrameError
-from frames.folders import whole_folder, write_manifest
+from data.topv2.convert import write_corpus
+from data.topv2.reader import SPLITS, Example, read_lines
+from frames.errors import CorpusError, FrameError, located
 from frames.frame import Frame
 from frames.nodes import Intent, Slot, Span
 
 COLUMNS = ("id", "intent", "slots", "utterance", "domain", "locale", "decoupled frame", "tokens")
-SPLITS = ("train", "eval", "test")
 
 N = TypeVar("N", Intent, Slot)
 
@@ -57,16 +56,8 @@ def convert(root: Path | str, locale: str, out: Path | str) -> dict[str, int]:
         raise CorpusError(
             "E241", f"there is no locale {locale!r}.", where=str(root), remedy=f"There: {', '.join(there) or 'none'}."
         )
-    rows = {}
-    with whole_folder(out) as staging:
-        for split in SPLITS:
-            examples = read_file(folder / f"{split}.txt")
-            for domain in sorted({example.domain for example in examples}):
-                chosen = [example for example in examples if example.domain == domain]
-                write_file(staging / f"{domain}_{split}.tsv", chosen)
-            rows[split] = len(examples)
-        write_manifest(staging, {"corpus": "MTOP", "locale": locale})
-    return rows
+    splits = {split: read_file(folder / f"{split}.txt") for split in SPLITS}
+    return write_corpus(out, splits, {"corpus": "MTOP", "locale": locale})
 
 
 def _row(line: str, where: str) -> Example:
@@ -88,16 +79,10 @@ def _row(line: str, where: str) -> Example:
             where=where,
             remedy='It should be JSON such as {"tokens": ["wake", "me"]}, the words of column 4.',
         ) from error
-    try:
-        bare = Frame.parse(text, where=f"{where}, column 7")
+    with located(f"{where}, column 7"):
+        bare = Frame.parse(text)
         root, _ = _placed(bare.root, bare.utterance, utterance, tokens, 0)
         return Example(domain, utterance, Frame(_full(root, 0, len(utterance), utterance), utterance))
-    except FrameError as error:
-        raise (
-            error
-            if error.where
-            else FrameError(error.code, error.what, where=f"{where}, column 7", remedy=error.remedy)
-        ) from error
 
 
 def _located(tokens: list[str], utterance: str) -> Iterator[Span]:

@@ -153,7 +153,7 @@ def read_file(path: Path | str) -> list[Example]:
             remedy="TOPv2 files begin with the columns domain, utterance, semantic_parse, separated by tabs.",
         )
     if len(lines) == 1:
-        raise CorpusError("E207", "the file has a header and no rows.", where=str(path), remedy="It may be truncated.")
+        raise CorpusError("E213", "the file has a header and no rows.", where=str(path), remedy="It may be truncated.")
     return [_row(line, f"{path}:{number}") for number, line in enumerate(lines[1:], start=2)]
 
 

@@ -297,7 +297,7 @@ class RAF(SpanPointer):
         longest = len(self.encoder.prefix) + int(lengths.max()) + between.shape[1]
         if longest > MAX_PIECES:
             raise UsageError(
-                "E411",
+                "E417",
                 f"an utterance and a scenario make {longest} pieces together; {MAX_PIECES} are read at most.",
                 remedy="Pass one request at a time, or train with filling: table, which reads them apart.",
             )

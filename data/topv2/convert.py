@@ -1,0 +1,35 @@
+"""Writing corpora of other layouts in the layout of TOPv2, which everything else reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data.topv2.reader import Example, write_file
+from frames.folders import whole_folder, write_manifest
+
+
+def write_corpus(out: Path | str, splits: Mapping[str, Sequence[Example]], about: Mapping[str, Any]) -> dict[str, int]:
+    """Writes ``<domain>_<split>.tsv`` for every domain and split.
+
+    Args:
+        out: folder to write, whole or not at all.
+        splits: rows by the name of their split.
+        about: what the folder's manifest says of the corpus.
+
+    Returns:
+        Rows of each split.
+
+    Raises:
+        CorpusError: an utterance holds a tab or newline.
+        UsageError: ``out`` holds anything that this program did not write.
+        MachineError: the disk is full.
+    """
+    with whole_folder(out) as staging:
+        for split, examples in splits.items():
+            for domain in sorted({example.domain for example in examples}):
+                rows = [example for example in examples if example.domain == domain]
+                write_file(staging / f"{domain}_{split}.tsv", rows)
+        write_manifest(staging, about)
+    return {split: len(examples) for split, examples in splits.items()}
