@@ -39,6 +39,11 @@ TRAINER_DEFAULTS = {
 }
 #: Beginnings of what Lightning says at every start that helps nobody.
 NOISE = ("💡", "Checkpoint directory", "Seed set to")
+#: Beginnings of the lines that jsonargparse wraps around what is wrong with an option.
+WRAPPING = (
+    "Does not validate against", "Errors:", "Expected a <class 'NoneType'>", "Expected a path but", "Given value",
+    "Problem with given class_path", "Subtypes:",
+)  # fmt: skip
 #: Exit status of a process that a SIGTERM ended, by the shell's convention (128 + 15).
 TERMINATED = 143
 
@@ -236,12 +241,20 @@ def _resumed_from(folder: Path, there: list[Path], resume: bool, overwrite: bool
 
 def _option_error(error: Exception) -> UsageError:
     """What jsonargparse, a configuration class or the trainer says of an option, in one line."""
-    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip(" -")]
-    reason = lines[-1] if lines else type(error).__name__
-    renamed = next((f" It is called {new} now." for old, new in RENAMED.items() if _names(old, reason)), "")
-    return UsageError(
-        "E466", reason.rstrip(".") + ".", remedy=f"`framefill fit --help` lists the options.{renamed}".strip()
-    )
+    lines = [line.strip(" -") for line in str(error).splitlines()]
+    keys = [found for line in lines for found in re.findall(r'^Parser key "([^"]*)"', line)]
+    said = [re.sub(r'^Parser key "[^"]*":\s*', "", line) for line in lines]
+    said = [line for line in said if line and not line.startswith(WRAPPING)]
+    reason = said[-1] if said else (lines[0] if lines else type(error).__name__)
+    reason = re.sub(r"Expected a typing\.Literal\[(.*?)\]", r"expected one of \1", reason)
+    reason = re.sub(r"Expected a <class '(\w+)'>", r"expected \1", reason)
+    given = next((line for line in lines if line.startswith("Given value: ")), "")
+    if given and "expected" in reason and "Got value" not in reason and len(given) < 80:
+        reason = f"{reason}. {given}"
+    if keys and keys != ["config"]:
+        reason = f"{'.'.join(keys)}: {reason}"
+    renamed = next((f"{old} is called {new} now. " for old, new in RENAMED.items() if _names(old, reason)), "")
+    return UsageError("E466", reason.rstrip(".!") + ".", remedy=f"{renamed}`framefill fit --help` lists the options.")
 
 
 def _names(option: str, reason: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from data.topv2.contradictions import contradictory
 from data.topv2.reader import Example, corpus_checksum, data_root, read_split
 from data.training.augment import swap_values
 from data.training.batches import BatchStream, EncodedCorpus
@@ -348,14 +348,6 @@ def sample_rows(examples: Sequence[Example], rows: int) -> list[Example]:
     """``rows`` of the examples in their order, the same ones every time; all where there are fewer."""
     chosen = np.random.default_rng(0).permutation(len(examples))[:rows]
     return [examples[i] for i in sorted(chosen)]
-
-
-def contradictory(examples: Sequence[Example]) -> list[tuple[str, str]]:
-    """(domain, utterance) pairs that have different decoupled frames in different rows."""
-    frames: dict[tuple[str, str], set[Frame]] = defaultdict(set)
-    for example in examples:
-        frames[example.domain, example.utterance].add(example.frame.decoupled())
-    return [key for key, several in frames.items() if len(several) > 1]
 
 
 def _tokenized(examples: Sequence[Example], tokenizer: PieceTokenizer) -> list[Source]:

@@ -137,12 +137,12 @@ def environment() -> dict[str, Any]:
 def write_record(
     path: Path | str, metrics: dict[str, Any], metadata: dict[str, Any], where: dict[str, Any] | None = None
 ) -> None:
-    """Writes ``metrics.json``: the figures, how the parser was made, and the environment.
+    """Writes ``metrics.json``: the figures, the metadata of the parser, and the environment.
 
     Args:
         path: file to write.
         metrics: as :func:`evaluate` returns.
-        metadata: how the parser was made: kind, options, seed and checksums.
+        metadata: kind, options, seed and checksums of the parser.
         where: :func:`environment` of the time the work began; None takes it now.
     """
     made = {key: value for key, value in metadata.items() if key != "assets"}

@@ -14,7 +14,7 @@ from frames.frame import Frame
 from frames.nodes import Node, Span
 from frames.scoring import exact_match, labelled_brackets
 
-#: Depths and numbers of slots told apart; the last bucket holds that many or more.
+#: Buckets of the breakdowns by depth and by number of slots; the last one holds that many or more.
 DEPTHS = 4
 SLOTS = 7
 #: Scenarios retrieved among which the gold one is looked for.
@@ -70,7 +70,7 @@ class FrameExactMatch(Metric):
             seen: whether the utterance stands in the training data; without it all count as unseen.
 
         Raises:
-            ValueError: a domain that the metric was not made for, or lists of different lengths.
+            ValueError: an unknown domain, or lists of different lengths.
         """
         totals = dict.fromkeys(self._NAMES, 0)
         for i, (guess, target, domain) in enumerate(zip(predicted, gold, domains, strict=True)):

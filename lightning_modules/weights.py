@@ -13,7 +13,7 @@ from lightning_modules.saved import ENCODER, WEIGHTS, packed_weights
 
 
 def pack(checkpoint: Path | str, out: Path | str) -> int:
-    """Writes a checkpoint's parameters in half precision, and how they were made, to be used wherever a checkpoint is.
+    """Writes a checkpoint's parameters, in half precision, and its metadata; the file serves wherever a checkpoint does.
 
     The state of the optimizer is left behind, and so are parameters of a pretrained encoder that training left as they
     were, which are read from the encoder again.

@@ -23,7 +23,7 @@ class LengthModule(nn.Module):
         width: channels of the encoder's states.
         hidden: channels inside.
         kernels: taps of each convolution; none gives the paper's plain variant (pooling and a perceptron).
-        classes: lengths told apart, ``0 .. classes - 1``.
+        classes: number of lengths, ``0 .. classes - 1``.
         dropout: inside.
         pooling: ``"mean"`` as in the paper, or ``"mean_max"``, which adds the largest value of each channel, so
             that one word that asks for one more slot is not averaged away.

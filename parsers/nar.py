@@ -33,10 +33,10 @@ class DecodingConfig:
         length_beam: lengths that compete (the paper uses 1, 3 or 5).
         constrained: search among well-formed frames; False takes the best token of every position.
         length_weight: weight of the length's log-probability beside the tokens'.
-        rescored: frames of each utterance, best first, that the rescorer judges; 0 for a model without one.
+        rescored: frames of each utterance, best first, that the rescorer scores; 0 for a model without one.
         rescoring_weight: share of the rescorer's log-probability in a frame's score, the rest being the decoder's.
-        rescoring_margin: frames whose log-probability is further than this behind the best are not judged, so that an
-            utterance with one likely frame costs no second look.
+        rescoring_margin: frames whose log-probability is further than this behind the best are not rescored, so that an
+            utterance with one likely frame costs no second pass.
     """
 
     length_beam: int = 5
@@ -136,8 +136,8 @@ class NonAutoregressiveParser:
         if self.config.rescored:
             found = self._rescored(encoded, found)
         for row, decoded in enumerate(found):
-            told = decoded[: 1 if n_best == 1 else None]
-            yield [self._hypothesis(d, sources[row], ranked[row], prior[row]) for d in told]
+            returned = decoded[: 1 if n_best == 1 else None]
+            yield [self._hypothesis(d, sources[row], ranked[row], prior[row]) for d in returned]
 
     def _encode(self, sources: list[Source]) -> Encoded:
         pieces, mask = pad(sources, self.tokenizer.pad_id)
@@ -211,7 +211,7 @@ class NonAutoregressiveParser:
         return found
 
     def _rescored(self, encoded: Encoded, found: list[list[Decoded]]) -> list[list[Decoded]]:
-        """The sequences of each row in the order of decoder and rescorer together; a lone one needs no judge."""
+        """The sequences of each row in the order of decoder and rescorer together. Rows with a single one are not rescored."""
         rivals = [(row, decoded) for row, several in enumerate(found) if len(several) > 1 for decoded in several]
         together: list[list[Decoded]] = [[] if len(several) > 1 else several for several in found]
         scores = self._rescore(encoded, [(row, decoded.ids) for row, decoded in rivals])

@@ -72,7 +72,7 @@ class EncoderConfig:
 
     Attributes:
         encoder: hub name, local folder, ``minilm`` or ``mpnet``.
-        encoder_config: what the encoder is made of; filled in on loading, so that a checkpoint needs no network.
+        encoder_config: the encoder's own configuration; filled in on loading, so that a checkpoint needs no network.
         encoder_dropout: inside the encoder; None keeps its own.
         train_embeddings: whether the encoder's embeddings of pieces are fitted as well; left as they are, half of a
             small encoder's parameters need neither gradients nor optimizer.

@@ -1,4 +1,4 @@
-"""More training rows out of the rows that are there."""
+"""Augmentation: more training rows out of the rows that there are."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def swap_values(examples: Sequence[Example], copies: int, seed: int) -> list[lis
     for example in examples:
         for label, span in _fillable(example.frame):
             values[example.domain, label].append(example.utterance[span.start : span.end])
-    made = []
+    augmented = []
     for example in examples:
         slots = list(_fillable(example.frame))
         variants = []
@@ -50,8 +50,8 @@ def swap_values(examples: Sequence[Example], copies: int, seed: int) -> list[lis
             frame = with_texts(example.frame, texts)
             if frame.utterance != example.utterance:
                 variants.append(replace(example, utterance=frame.utterance, frame=frame))
-        made.append(variants)
-    return made
+        augmented.append(variants)
+    return augmented
 
 
 def with_texts(frame: Frame, texts: dict[Span, str]) -> Frame:
