@@ -286,7 +286,7 @@ def test_the_last_stage_is_laid_over_the_config(raf_checkpoint: Path, corpus: Pa
 
 @pytest.mark.parametrize("positions", [1, 2048], ids=["apart", "in one group"])
 def test_reading_together_does_not_depend_on_padding(positions: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("parsers.raf.model.TOGETHER", positions)
+    monkeypatch.setattr("parsers.raf.model.MAX_TOKENS_PER_GROUP", positions)
     texts = ["wake me", "set an alarm for tomorrow at 6", "[ intent | create alarm [ slot | date time ] ]"]
     encoder = str(save_encoder(tmp_path / "encoder", "roberta", texts))
     tokenizer = PieceTokenizer.from_pretrained(encoder)

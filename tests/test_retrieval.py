@@ -76,8 +76,8 @@ def test_bank_counts_covers_and_changes(corpus: Path, tmp_path: Path):
     new = Scenario.parse("[IN:BREW_COFFEE [SL:AMOUNT ] ]")
     more = bank.added([new, bank[0]])
     assert (len(more), more.count(new), more.id(new)) == (len(bank) + 1, 0, len(bank))
-    assert bank.shown == more.shown == len(bank) and ScenarioBank({}).shown == 0
-    assert more.merged(ScenarioBank({new: 1})).shown == len(more)
+    assert bank.num_seen == more.num_seen == len(bank) and ScenarioBank({}).num_seen == 0
+    assert more.merged(ScenarioBank({new: 1})).num_seen == len(more)
     assert more.digest != bank.digest == more.removed(new).digest
     with pytest.raises(UsageError, match="E440"):
         bank.removed(new)
