@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from lightning_modules.datamodule import Assets
 from lightning_modules.kinds import module_class
 from lightning_modules.parser_module import ParserModule
 from lightning_modules.saved import parameters_of, read_checkpoint
+from parsers.aliases import known_options
 
 
 def load_module(
@@ -39,9 +40,10 @@ def load_module(
         )
     try:
         module = kind(
-            kind.config_class(**made["model"]),
-            kind.decoding_class(**made["decoding"]),
-            kind.optimization_class(**_known_options(kind.optimization_class, made["optimization"])),
+            kind.config_class(**known_options(kind.config_class, made["model"])),
+            kind.decoding_class(**known_options(kind.decoding_class, made["decoding"])),
+            # How a parser was fitted is no matter to its use.
+            kind.optimization_class(**known_options(kind.optimization_class, made["optimization"], drop_unknown=True)),
         )
         module.build(Assets.from_dict(made["assets"], str(path)))
         assert module.model is not None
@@ -70,9 +72,3 @@ def load_module(
         options = ", ".join(vars(module.decoding))
         raise UsageError("E434", f"decoding cannot be changed so ({error}).", remedy=f"Options: {options}.") from error
     return module, {**made, "decoding": asdict(module.decoding)}
-
-
-def _known_options(options: type, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that there still are: how it was fitted is no matter to a parser's use."""
-    known = {field.name for field in fields(options)}
-    return {name: value for name, value in given.items() if name in known}
