@@ -13,9 +13,9 @@ from safetensors.numpy import load, save
 from assistants.bundle import FILES, MANIFEST, Bundle, changeable
 from frames.errors import BundleError
 from frames.files import sha256, whole_folder, write_bytes, write_json
-from parsers.raf.parser import ScenarioTable
 from retrieval.bank import ScenarioBank
 from retrieval.index import ScenarioIndex
+from retrieval.table import ScenarioTable
 
 #: Files of a bundle that hold the bank.
 SCENARIOS, INDEX, LEAVES = "scenarios.json", "scenarios.faiss", "leaves.safetensors"
@@ -55,14 +55,7 @@ def write(table: ScenarioTable, gloss: str, folder: Path) -> dict[str, Any]:
     table.bank.save(folder / SCENARIOS)
     write_bytes(folder / INDEX, table.index.to_bytes())
     write_bytes(folder / LEAVES, save(quantized(table.leaves)))
-    index = table.index
-    return {
-        "gloss": gloss,
-        "scale": table.scale,
-        "encoder": index.encoder,
-        "bank": index.bank,
-        "index": vars(index.config),
-    }
+    return {"gloss": gloss, "scale": table.scale, **table.index.to_dict()}
 
 
 def quantized(leaves: np.ndarray) -> dict[str, np.ndarray]:

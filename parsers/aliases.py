@@ -17,6 +17,10 @@ RENAMED = {
     "length_weight": "length_loss_weight",
     "rescoring_loss": "rescoring_loss_weight",
     "warmup": "lr_warmup",
+    "compose_loss": "compose_loss_weight",
+    "warmup_share": "retrieval_only_share",
+    "refresh": "bank_refresh_steps",
+    "scenarios_read": "scenarios_encoded_per_step",
     # data
     "start": "init_from",
     "variants": "num_augmented",
@@ -26,8 +30,11 @@ RENAMED = {
 #: Options that are gone because they changed nothing or won nothing; what was written with them loads without them.
 DROPPED = frozenset(
     {
+        "fill_layers",  # blocks of the decoder that fills
         "pointer_heads",  # cancelled out of the pointer's scale
+        "pooling",  # of states to a vector, always the mean
         "pruned",  # InfoBatch pruning
+        "retrieval_weight",  # the other weights are relative to it
     }
 )
 

@@ -199,7 +199,10 @@ class ScenarioIndex:
             ) from error
         if not intact:
             raise BundleError(
-                "E342", "the content of the index does not match its checksum.", where=str(path), remedy="Build it again."
+                "E342",
+                "the content of the index does not match its checksum.",
+                where=str(path),
+                remedy="Build it again.",
             )
         for name, wanted in (("encoder", encoder), ("bank", bank)):
             _check_same(name, found[name], wanted, str(path))
@@ -222,7 +225,9 @@ def _kind_of(metadata: Mapping[str, Any], where: str) -> IndexKind:
     try:
         check_kind(kind)
     except ValueError as error:
-        raise BundleError("E342", f"{error}.", where=where, remedy="Update framefill, or build the index again.") from error
+        raise BundleError(
+            "E342", f"{error}.", where=where, remedy="Update framefill, or build the index again."
+        ) from error
     return kind
 
 

@@ -13,7 +13,7 @@ from frames.frame import Frame
 from frames.linearization import SpanForm
 from frames.tokenization import PieceTokenizer
 from retrieval.bank import ScenarioBank
-from retrieval.index import KINDS, IndexConfig, ScenarioIndex
+from retrieval.index import KINDS, ScenarioIndex
 from retrieval.scenario import STYLES, Scenario
 from retrieval.scoring import pool, retrieval_nll
 from tests.strategies import frames
@@ -114,7 +114,7 @@ def test_damaged_banks_are_refused(tmp_path: Path):
 def test_an_index_finds_the_nearest_and_is_never_stale(kind: str, tmp_path: Path):
     vectors = np.random.default_rng(0).normal(size=(900, 16)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    index = ScenarioIndex.build(vectors, "encoder", "bank", IndexConfig(kind, code_bytes=16))
+    index = ScenarioIndex.build(vectors, "encoder", "bank", kind)
     scores, places = index.search(vectors[:200], 3)
     assert scores.shape == places.shape == (200, 3)
     assert (places[:, 0] == np.arange(200)).mean() >= (1.0 if kind == "flat" else 0.8)
@@ -142,7 +142,7 @@ def test_an_index_finds_the_nearest_and_is_never_stale(kind: str, tmp_path: Path
 def test_scenarios_are_added_to_an_index_and_removed(kind: str):
     vectors = np.random.default_rng(1).normal(size=(300, 32)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    index = ScenarioIndex.build(vectors[:250], "encoder", "bank", IndexConfig(kind))
+    index = ScenarioIndex.build(vectors[:250], "encoder", "bank", kind)
     more = index.added(vectors[250:], "larger").removed(10, "other")
     kept = np.delete(np.arange(300), 10)
     assert (more.search(vectors[kept], 1)[1][:, 0] == np.arange(299)).all()
@@ -153,14 +153,13 @@ def test_a_small_bank_gives_what_it_has():
     index = ScenarioIndex.build(np.eye(3, dtype=np.float32), "e", "b")
     assert index.search(np.eye(3, dtype=np.float32), 10)[1].shape == (3, 3)
     with pytest.raises(ValueError, match="ivfpq"):
-        IndexConfig("tree")
+        ScenarioIndex.build(np.eye(3, dtype=np.float32), "e", "b", "tree")
 
 
 def test_pooling_leaves_padding_out():
     states = torch.tensor([[[1.0], [3.0], [100.0]]])
     mask = torch.tensor([[True, True, False]])
     assert pool(states, mask).item() == 2.0
-    assert pool(states, mask, "first").item() == 1.0
     assert pool(states[:, :2], None).item() == 2.0
 
 

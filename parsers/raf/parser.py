@@ -176,7 +176,8 @@ class RAFParser(NonAutoregressiveParser):
         ]
         # The search scores a length beam from its likeliest length on, and no further than it has to: strict=False.
         scored_lengths = [
-            dict(zip(lengths.tolist(), scores, strict=False)) for lengths, scores in zip(length_beam, scored, strict=True)
+            dict(zip(lengths.tolist(), scores, strict=False))
+            for lengths, scores in zip(length_beam, scored, strict=True)
         ]
         return frames, scored_lengths
 
