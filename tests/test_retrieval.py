@@ -13,9 +13,11 @@ from frames.frame import Frame
 from frames.linearization import SpanForm
 from frames.tokenization import PieceTokenizer
 from retrieval.bank import ScenarioBank
+from retrieval.glosses import Glosses
 from retrieval.index import KINDS, ScenarioIndex
 from retrieval.scenario import STYLES, Scenario
 from retrieval.scoring import pool, retrieval_nll
+from retrieval.table import ScenarioTable
 from tests.strategies import frames
 
 TOKENIZER = PieceTokenizer.train_sentencepiece(["a b c 0 1 9 abc 019"], 20)
@@ -171,3 +173,43 @@ def test_the_gold_scenario_is_told_from_the_others():
     assert torch.allclose(right, -probabilities[[0, 1], [0, 1]].log())
     smoothed = retrieval_nll(queries, keys, torch.tensor([0, 1]), scale, 0.1)
     assert torch.allclose(smoothed, 0.9 * right - 0.1 * probabilities.log().mean(dim=1))
+
+
+def test_glosses_are_cut_with_their_leaves():
+    bank = ScenarioBank({Scenario.parse("[IN:A_B [SL:C ] [SL:D ] ]"): 2, Scenario.parse("[IN:A_B ]"): 1})
+    tokenizer = PieceTokenizer.train_sentencepiece(["[ intent | a b slot c d ]"] * 5, 40)
+    glosses = Glosses(bank, tokenizer, "intrinsic")
+    assert glosses.leaf_counts.tolist() == [2, 0]
+    batch = glosses.batch(np.array([1, 0]))
+    assert batch.leaf_mask.tolist() == [[False, False], [True, True]]
+    source = tokenizer(bank[0].gloss().text)
+    assert [source.pieces[piece] for piece in batch.leaves[1]] == ["c", "d"]
+    assert batch.mask.sum(axis=1).tolist()[1] == len(source)
+    ((ids, together),) = glosses.groups(np.array([0, 1]), 2 * len(source))
+    assert ids.tolist() == [1, 0] and (together.pieces == batch.pieces).all()
+    apart = list(glosses.groups(np.array([0, 1]), len(source)))
+    assert [group.tolist() for group, _ in apart] == [[1], [0]]
+    assert (apart[0][1].pieces == glosses.batch(np.array([1])).pieces).all()
+
+
+def test_table_finds_the_leaves_of_each_scenario_also_after_a_removal():
+    bank = ScenarioBank({Scenario.parse(f"[IN:A {'[SL:B ] ' * leaves}]"): 1 for leaves in (2, 0, 3, 1)})
+    vectors = np.eye(4, dtype=np.float32)
+    leaves = np.array([[10], [11], [30], [31], [32], [40]], dtype=np.float32)
+    table = ScenarioTable(bank, ScenarioIndex.build(vectors, "encoder", bank.digest), 1.0, leaves)
+    states, mask = table.leaf_states(np.array([2, 1, 0]))
+    assert mask.tolist() == [[True] * 3, [False] * 3, [True, True, False]]
+    assert states[mask][:, 0].tolist() == [30, 31, 32, 10, 11]
+    fewer = table.removed(bank[0])
+    states, mask = fewer.leaf_states(np.array([1, 2]))
+    assert states[mask][:, 0].tolist() == [30, 31, 32, 40] and len(fewer.index) == 3
+    # Scenarios without leaves still get one column, all padding.
+    assert table.leaf_states(np.array([1]))[0].shape == (1, 1, 1)
+
+
+def test_index_options_of_earlier_versions_are_read():
+    index = ScenarioIndex.build(np.eye(3, dtype=np.float32), "e", "b", "sq8")
+    old = {**index.to_dict(), "index": {"kind": "sq8", "links": 32, "build_effort": 80, "effort": 64, "code_bytes": 32}}
+    assert ScenarioIndex.from_bytes(index.to_bytes(), old, "b").kind == "sq8"
+    with pytest.raises(BundleError, match="E342.*tree"):
+        ScenarioIndex.from_bytes(index.to_bytes(), {**old, "index": {"kind": "tree"}}, "b")
