@@ -23,7 +23,7 @@ from tests.raf import small_raf
 from tests.training import fit
 
 #: Steps after which the rows of :func:`small_raf` are parsed.
-STEPS = 60
+STEPS = 30
 
 
 def test_endpoints_and_span_scores_are_those_of_the_targets():
