@@ -50,13 +50,3 @@ class UsageError(FramefillError):
 
 class MachineError(FramefillError):
     """The machine failed us: disk full, no network, no permission."""
-
-
-def one_of(name: str, value: object, known: Collection[str]) -> None:
-    """Checks an option that has named choices.
-
-    Raises:
-        ValueError: the value is none of them.
-    """
-    if value not in known:
-        raise ValueError(f"{name} {value!r}: one of {', '.join(known)}")

@@ -56,7 +56,6 @@ class RAFOptimizationConfig(NAROptimizationConfig):
     scenarios_encoded_per_step: int | None = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.num_mined_negatives is not None and self.num_mined_negatives < 0:
             raise ValueError(f"num_mined_negatives {self.num_mined_negatives}: at least 0, or null for the whole bank")
         if self.num_ranking_negatives < 0:
@@ -79,6 +78,7 @@ class RAFModule(PretrainedModule, NARModule):
     decoding_class = RAFDecodingConfig
     optimization_class = RAFOptimizationConfig
     model: RAF | None
+    net: RAF
     optimization: RAFOptimizationConfig
 
     def __init__(
@@ -94,17 +94,22 @@ class RAFModule(PretrainedModule, NARModule):
 
     @property
     def bank_encoder(self) -> BankEncoder:
-        """Encodes the bank by the model, after :meth:`build`."""
-        assert self._bank_encoder is not None, "build() comes first"
+        """Encodes the bank by the model.
+
+        Raises:
+            RuntimeError: :meth:`build` was not called yet.
+        """
+        if self._bank_encoder is None:
+            raise RuntimeError("the module has no bank yet: call build(assets) first")
         return self._bank_encoder
 
     def make_model(self, tokenizer: PieceTokenizer, ontology: int) -> RAF:
         """See :meth:`ParserModule.make_model` and :meth:`PretrainedModule.make_transformer`."""
         transformer = self.make_transformer(tokenizer)
         second = copy.deepcopy(transformer) if self.config.encoders == "separate" else None
-        assert self.assets is not None and self.assets.bank is not None
+        assert self.built.bank is not None
         # Without a training row, a vector of its own would only be pushed away as a negative.
-        seen = self.assets.bank.num_seen
+        seen = self.built.bank.num_seen
         return RAF(self.config, transformer, tokenizer.prefix, tokenizer.suffix, ontology, second, seen)
 
     def build(self, assets: Assets) -> None:
@@ -120,14 +125,14 @@ class RAFModule(PretrainedModule, NARModule):
 
     def add(self, scenarios: Iterable[Scenario]) -> None:
         """Adds scenarios to the bank, without training."""
-        assert self.assets is not None and self.assets.bank is not None
-        self.assets = dataclasses.replace(self.assets, bank=self.assets.bank.added(scenarios))
+        assert self.built.bank is not None
+        self.assets = dataclasses.replace(self.built, bank=self.built.bank.added(scenarios))
         self._use_bank(self.assets)
 
     def _use_bank(self, assets: Assets) -> None:
-        assert self.model is not None and assets.bank is not None
+        assert assets.bank is not None
         glosses = Glosses(assets.bank, assets.tokenizer, self.config.gloss)
-        self._bank_encoder = BankEncoder(self.model, assets.bank, glosses)
+        self._bank_encoder = BankEncoder(self.net, assets.bank, glosses)
         self._table = None
 
     def rate(self, name: str) -> float:
@@ -138,17 +143,15 @@ class RAFModule(PretrainedModule, NARModule):
 
     def parser(self) -> RAFParser:
         """See :meth:`ParserModule.parser`; the bank is encoded once for the present parameters."""
-        assert self.model is not None and self.assets is not None
         if self._table is None:
             self._table = self.bank_encoder.build_table(self.decoding.index)
-        assets = self.assets
-        backend = RAFTorchBackend(self.model, self.bank_encoder.glosses)
+        assets = self.built
+        backend = RAFTorchBackend(self.net, self.bank_encoder.glosses)
         return RAFParser(backend, assets.tokenizer, assets.ontology, self._table, self.decoding)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Losses of retrieval, filling and composition, each a scalar; ``loss`` is their weighted sum."""
-        assert self.model is not None and batch.scenarios is not None
-        o, model = self.optimization, self.model
+        o, model = self.optimization, self.net
         memory, lengths = model.encode(batch.pieces, batch.mask)
         queries = model.query(memory, batch.mask)
         bank = self.bank_encoder.current()
@@ -177,10 +180,10 @@ class RAFModule(PretrainedModule, NARModule):
     @torch.no_grad()
     def _nearest(self, queries: Tensor, bank: EncodedBank, batch: Batch, count: int) -> Tensor:
         """Ids ``[B, count]`` of the scenarios, other than their own, that the rows are nearest to."""
-        assert self.model is not None and batch.scenarios is not None
+        assert batch.scenarios is not None
         if not count:
             return batch.scenarios.new_zeros((len(queries), 0))
-        near = queries @ self.model.keys(bank.glosses).T  # [B, N]
+        near = queries @ self.net.keys(bank.glosses).T  # [B, N]
         near.scatter_(1, batch.scenarios[:, None], -torch.inf)
         return near.topk(min(count, near.shape[1] - 1)).indices
 
@@ -193,35 +196,34 @@ class RAFModule(PretrainedModule, NARModule):
             step_scenarios: ids of the step's scenarios ``[C]``, sorted.
             batch: the rows.
         """
-        assert self.model is not None and batch.scenarios is not None
+        assert batch.scenarios is not None
         gold = batch.scenarios
         if self.optimization.num_mined_negatives is not None:
             keys, gold = keys[step_scenarios], torch.searchsorted(step_scenarios, gold)
-        return retrieval_nll(queries, keys, gold, self.model.scale, self.optimization.label_smoothing).mean()
+        return retrieval_nll(queries, keys, gold, self.net.scale, self.optimization.label_smoothing).mean()
 
     def _filling_losses(
         self, batch: Batch, memory: Tensor, queries: Tensor, bank: EncodedBank, keys: Tensor
     ) -> dict[str, Tensor]:
         """The loss of the gold spans, and the ranking loss of the gold frame against rival scenarios, each a scalar."""
-        assert self.model is not None and batch.scenarios is not None
+        assert batch.scenarios is not None
         rivals = self._nearest(queries, bank, batch, self.optimization.num_ranking_negatives)  # [B, K - 1]
         scenario_ids = torch.cat((batch.scenarios[:, None], rivals), dim=1)  # [B, K], the gold scenario first
         spans, leaf_mask = self._spans(batch, memory, bank, scenario_ids)  # [B, K, L, S, S], [B, K, L]
-        gold_spans = endpoints(batch, self.model.ontology_size, spans.shape[2])  # [B, L, 2]
+        gold_spans = endpoints(batch, self.net.ontology_size, spans.shape[2])  # [B, L, 2]
         gold = span_scores(spans[:, 0], gold_spans) * leaf_mask[:, 0]  # [B, L]
         losses = {"fill": -gold.sum() / leaf_mask[:, 0].sum().clamp(min=1)}
         if rivals.shape[1]:
             best = (spans[:, 1:].flatten(3).amax(dim=3) * leaf_mask[:, 1:]).sum(dim=2)  # [B, K - 1]
             filled = torch.cat((gold.sum(dim=1, keepdim=True), best), dim=1)  # [B, K]
-            total = self.model.scale * torch.einsum("bd,bkd->bk", queries, keys[scenario_ids]) + filled  # [B, K]
+            total = self.net.scale * torch.einsum("bd,bkd->bk", queries, keys[scenario_ids]) + filled  # [B, K]
             losses["ranking"] = -torch.log_softmax(total, dim=1)[:, 0].mean()
         return losses
 
     def _spans(self, batch: Batch, memory: Tensor, bank: EncodedBank, scenario_ids: Tensor) -> tuple[Tensor, Tensor]:
         """Spans ``[B, K, L, S, S]`` of the scenarios ``[B, K]``, and the mask ``[B, K, L]`` of their leaves."""
-        assert self.model is not None
         count = scenario_ids.shape[1]
-        spans, leaf_mask = self.model.fill_scenarios(
+        spans, leaf_mask = self.net.fill_scenarios(
             memory.repeat_interleave(count, dim=0),  # [B * K, S, W]
             batch.pieces.repeat_interleave(count, dim=0),  # [B * K, S]
             None if batch.mask is None else batch.mask.repeat_interleave(count, dim=0),  # [B * K, S]
@@ -291,19 +293,17 @@ class RAFRetrievalModule(RAFModule):
     def build(self, assets: Assets) -> None:
         """See :meth:`RAFModule.build`; freezes all parameters but those of :data:`parsers.raf.model.RETRIEVAL_PREFIXES`."""
         super().build(assets)
-        assert self.model is not None
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self.net.named_parameters():
             parameter.requires_grad_(name.startswith(RETRIEVAL_PREFIXES))
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The retrieval loss, a scalar."""
-        assert self.model is not None
-        with frozen_inference(self.model):
-            memory, _ = self.model.encode(batch.pieces, batch.mask)
-        queries = self.model.query(memory, batch.mask)
+        with frozen_inference(self.net):
+            memory, _ = self.net.encode(batch.pieces, batch.mask)
+        queries = self.net.query(memory, batch.mask)
         bank = self.bank_encoder.encoded = self.bank_encoder.current()
         step_scenarios = self._step_scenarios(queries, bank, batch)
-        loss = self._retrieval_loss(queries, self.model.keys(bank.glosses), step_scenarios, batch)
+        loss = self._retrieval_loss(queries, self.net.keys(bank.glosses), step_scenarios, batch)
         return {"loss": loss, "retrieval": loss}
 
     def _bank_is_due(self) -> bool:

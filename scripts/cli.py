@@ -375,7 +375,7 @@ def _export(options: Any) -> None:
 def _weights(options: Any) -> None:
     from lightning_modules.weights import pack
 
-    size = pack(options.checkpoint, options.out, options.towards, options.share)
+    size = pack(options.checkpoint, options.out)
     print(f"{options.out} ({size / 1e6:.1f} MB)")
 
 

@@ -172,7 +172,7 @@ def test_last_stage_config_is_laid_over_that_of_the_joint_training(
 ):
     encoder, configs = raf_checkpoint.parents[2] / "encoder", repository / "configs"
     words = [
-        f"--config={configs / 'raf_last_stage.yaml'}", f"--data.start={raf_checkpoint}", "--run=last", *TINY_RAF,
+        f"--config={configs / 'raf_last_stage.yaml'}", f"--data.init_from={raf_checkpoint}", "--run=last", *TINY_RAF,
         f"--model.init_args.model.encoder={encoder}", f"--data.pretrained={encoder}",
         "--trainer.max_steps=6", "--trainer.val_check_interval=6", "--trainer.check_val_every_n_epoch=null",
         "--data.validation_rows=8",

@@ -1,0 +1,51 @@
+"""Options of earlier versions load, or are refused where they would mean something else."""
+
+from dataclasses import asdict, dataclass
+from typing import Literal, get_args
+
+import pytest
+
+from frames.linearization import POINTER_FORMS
+from lightning_modules.datamodule import Form
+from lightning_modules.nar import NAROptimizationConfig
+from parsers.aliases import DROPPED, RENAMED, check_choices, known_options
+from parsers.conv_nar.model import ConvNARConfig
+from parsers.nar import DecodingConfig
+
+
+def test_options_load_under_their_present_names():
+    old = {"lr": 0.5, "length_weight": 0.4, "rescoring_loss": 0.25, "warmup": 0.1, "masking": "everything"}
+    options = NAROptimizationConfig(**known_options(NAROptimizationConfig, old))
+    assert (options.length_loss_weight, options.rescoring_loss_weight, options.lr_warmup) == (0.4, 0.25, 0.1)
+    # The option of decoding that has the old name of another keeps it.
+    assert known_options(DecodingConfig, {"length_weight": 2.0, "passes": 1}) == {"length_weight": 2.0}
+    assert known_options(ConvNARConfig, asdict(ConvNARConfig())) == asdict(ConvNARConfig())
+
+
+def test_options_that_are_gone_are_dropped_where_that_changes_nothing():
+    assert known_options(ConvNARConfig, {"width": 8, "pointer_heads": 4, "reads_tokens": False}) == {"width": 8}
+    with pytest.raises(TypeError, match="passes"):
+        DecodingConfig(**known_options(DecodingConfig, {"passes": 3}))
+    with pytest.raises(TypeError, match="reads_tokens"):
+        ConvNARConfig(**known_options(ConvNARConfig, {"reads_tokens": True}))
+    with pytest.raises(TypeError, match="invented"):
+        DecodingConfig(**known_options(DecodingConfig, {"invented": 1}))
+    assert known_options(NAROptimizationConfig, {"masking": "uniform", "invented": 1}, drop_unknown=True) == {}
+
+
+def test_saved_choices_are_checked():
+    @dataclass
+    class Options:
+        size: Literal["small", "large"] = "small"
+        other: str = ""
+
+    check_choices(Options, {"size": "large", "other": "anything"})
+    with pytest.raises(ValueError, match="size 'huge': one of small, large"):
+        check_choices(Options, {"size": "huge"})
+    with pytest.raises(ValueError, match="pointer_copy 'words'"):
+        known_options(ConvNARConfig, {"pointer_copy": "words"})
+
+
+def test_tables_name_no_present_option():
+    assert set(get_args(Form)) == set(POINTER_FORMS)
+    assert not set(RENAMED) & set(DROPPED)

@@ -1,0 +1,249 @@
+"""A training goes on as it would have, or says why it cannot; what is there is not lost."""
+
+import os
+import shutil
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from data.topv2.reader import HEADER, read_split, write_file
+from frames.errors import BundleError, CorpusError, FramefillError, UsageError
+from lightning_modules import cli
+from lightning_modules.conv_nar import ConvNARModule
+from lightning_modules.datamodule import TOPv2DataModule
+from lightning_modules.nar import NAROptimizationConfig
+from lightning_modules.parser_module import ParserModule
+from lightning_modules.resume import check_same_training
+from parsers.conv_nar.model import ConvNARConfig
+
+SMALL: dict[str, Any] = {
+    "width": 16, "encoder_kernels": [3], "encoder_feed_forward": 16, "decoder_kernels": [3], "decoder_feed_forward": 16,
+    "length_hidden": 16,
+}  # fmt: skip
+CONFIG = """
+seed_everything: 0
+model:
+  class_path: lightning_modules.conv_nar.ConvNARModule
+  init_args:
+    model: {width: 16, encoder_kernels: [3], encoder_feed_forward: 16, decoder_kernels: [3], decoder_feed_forward: 16, length_hidden: 16}
+data: {vocabulary: 80, batch_size: 16}
+trainer:
+  accelerator: cpu
+  devices: 1
+  max_epochs: 2
+  check_val_every_n_epoch: 2
+  logger: false
+  enable_progress_bar: false
+  enable_model_summary: false
+"""
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
+    """A corpus of 50 training rows, which are four steps an epoch."""
+    folder = tmp_path_factory.mktemp("rows") / "corpus"
+    write_file(folder / "music_train.tsv", read_split(corpus, "train", ["music"])[:50])
+    write_file(folder / "music_eval.tsv", read_split(corpus, "eval", ["music"])[:12])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("config") / "small.yaml"
+    path.write_text(CONFIG)
+    return str(path)
+
+
+@pytest.fixture
+def train(tmp_path: Path, rows: Path, config: str, monkeypatch: pytest.MonkeyPatch):
+    """Trains below a new folder in this very process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["framefill"])
+
+    def run(*words: str, root: Path = rows) -> None:
+        cli.fit(["--config", config, "--data.root", str(root), *words])
+
+    return run
+
+
+def last(run: str) -> dict[str, Any]:
+    return torch.load(Path("runs") / run / "last.ckpt", weights_only=True)
+
+
+def changed(rows: Path, folder: Path, old: str, new: str) -> Path:
+    """The corpus with a text of its training rows replaced."""
+    shutil.copytree(rows, folder)
+    path = folder / "music_train.tsv"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    return folder
+
+
+def metadata_of(root: Path, model: dict[str, Any] | None = None, lr: float = 1e-3, **data: Any) -> dict[str, Any]:
+    module = ConvNARModule(ConvNARConfig(**{**SMALL, **(model or {})}), optimization=NAROptimizationConfig(lr=lr))
+    datamodule = TOPv2DataModule(str(root), **{"vocabulary": 80, "batch_size": 16, **data})
+    datamodule.setup("fit")
+    assert datamodule.assets is not None
+    module.build(datamodule.assets)
+    module._trainer = SimpleNamespace(datamodule=datamodule)  # type: ignore[assignment]
+    return module.metadata()
+
+
+def test_another_training_is_not_continued(rows: Path, tmp_path: Path):
+    saved = metadata_of(rows)
+    check_same_training(saved, metadata_of(rows, report_split="eval"), ConvNARModule)
+    fewer, renamed = tmp_path / "fewer", changed(rows, tmp_path / "renamed", "IN:PLAY_MUSIC", "IN:PLAY_SONG")
+    shutil.copytree(rows, fewer)
+    write_file(fewer / "music_train.tsv", read_split(rows, "train")[:-3])
+    for now, named in (
+        (metadata_of(fewer), "training rows"),
+        (metadata_of(renamed), "training rows.*with IN:PLAY_MUSIC and without IN:PLAY_SONG"),
+        (metadata_of(rows, vocabulary=60), r"data\.vocabulary 80, not 60.*tokenizer"),
+        (metadata_of(rows, form="index"), r"data\.form 'span', not 'index'"),
+        (metadata_of(rows, seed=3), r"data\.seed 0, not 3"),
+        (metadata_of(rows, {"length_hidden": 24}), r"model\.length_hidden 16, not 24"),
+        (metadata_of(rows, lr=2e-3), r"optimization\.lr 0\.001, not 0\.002"),
+        ({**saved, "kind": "raf"}, "kind conv_nar, not raf"),
+    ):
+        with pytest.raises(UsageError, match=f"E462.*{named}.*--run"):
+            check_same_training(saved, now, ConvNARModule)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_continued(rows: Path):
+    now = metadata_of(rows, num_augmented=2, augment_prob=0.25)
+    old = {**now, "model": {**now["model"], "pointer_heads": 8, "reads_tokens": False}}
+    old["optimization"] = {
+        "length_weight" if name == "length_loss_weight" else name: value for name, value in now["optimization"].items()
+    }
+    names = {"num_augmented": "variants", "augment_prob": "varied", "init_from": "start"}
+    old["data"] = {**{names.get(name, name): value for name, value in now["data"].items()}, "pruned": 0.0}
+    check_same_training(old, now, ConvNARModule)
+    old["data"]["varied"] = 0.5
+    with pytest.raises(UsageError, match=r"E462.*data\.augment_prob 0\.5, not 0\.25"):
+        check_same_training(old, now, ConvNARModule)
+
+
+def test_a_run_is_resumed_refused_and_replaced(train, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    train("--run=a/b", "--resume=true")
+    assert "nothing to resume in runs/a/b" in capsys.readouterr().err
+    # Every epoch has a checkpoint, however many steps are allowed between two.
+    assert last("a/b")["global_step"] == 8
+    first = Path("runs/a/b/best.ckpt").read_bytes()
+    with pytest.raises(UsageError, match=r"E465.*runs/a/b.*best\.ckpt.*--resume true.*--overwrite true"):
+        train("--run=a/b")
+    other = changed(rows, tmp_path / "other", "SL:AMOUNT", "SL:COUNT")
+    with pytest.raises(UsageError, match=r"E462.*labels.*SL:COUNT"):
+        train("--run=a/b", "--resume=true", "--trainer.max_epochs=3", root=other)
+    with pytest.raises(UsageError, match=r"E462.*model\.width 16, not 24"):
+        train("--run=a/b", "--resume=true", "--trainer.max_epochs=3", "--model.model.width=24")
+    assert Path("runs/a/b/best.ckpt").read_bytes() == first
+    train("--run=a/b", "--resume=true", "--trainer.max_epochs=4")
+    assert last("a/b")["global_step"] == 16
+    train("--run=a/b", "--overwrite=true", "--trainer.max_epochs=1")
+    assert last("a/b")["global_step"] == 4
+    assert torch.load("runs/a/b/best.ckpt", weights_only=True)["global_step"] == 4
+    Path("runs/a/b/last.ckpt").write_bytes(Path("runs/a/b/last.ckpt").read_bytes()[:2000])
+    with pytest.raises(BundleError, match=r"E302.*last\.ckpt"):
+        train("--run=a/b", "--resume=true")
+    Path("runs/a/b/last.ckpt").unlink()
+    with pytest.raises(UsageError, match=r"E465.*no last\.ckpt to resume from"):
+        train("--run=a/b", "--resume=true")
+
+
+@pytest.mark.parametrize("run", ["../x", "a/../../x", "{here}/x", ".", ""])
+def test_runs_stay_below_their_folder(run: str, train, tmp_path: Path):
+    with pytest.raises(UsageError, match="E464"):
+        train(f"--run={run.format(here=tmp_path)}", "--overwrite=true")
+    assert not list(tmp_path.iterdir())
+
+
+def test_sigterm_leaves_a_checkpoint_and_its_status(train, monkeypatch: pytest.MonkeyPatch):
+    arguments = ("--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=3")
+    train("--run=whole", *arguments)
+    step = ParserModule.training_step
+
+    def terminated(self: ParserModule, batch: Any, batch_idx: int) -> Any:
+        if self.global_step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(ParserModule, "training_step", terminated)
+    with pytest.raises(SystemExit) as ended:
+        train("--run=ended", *arguments)
+    assert ended.value.code == 143
+    assert last("ended")["global_step"] == 6 and not Path("results/ended").exists()
+    monkeypatch.setattr(ParserModule, "training_step", step)
+    train("--run=ended", "--resume=true", *arguments)
+    one, other = last("whole")["state_dict"], last("ended")["state_dict"]
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    "utterance, code", [("play " * 700, "E411"), ("\u2028 \u3000", "E21|E41")], ids=["too long", "without a word"]
+)
+def test_an_eval_row_that_cannot_be_read_is_named_before_training(
+    utterance: str, code: str, rows: Path, tmp_path: Path
+):
+    root = tmp_path / "late"
+    shutil.copytree(rows, root)
+    path = root / "music_eval.tsv"
+    line = len(path.read_text().splitlines()) + 1
+    path.write_text(path.read_text() + f"music\t{utterance}\t[IN:PLAY_MUSIC {utterance}]\n")
+    with pytest.raises(FramefillError, match=rf"(?s){code}.*music_eval\.tsv:{line}"):
+        TOPv2DataModule(str(root), vocabulary=80, validation_rows=1).setup("fit")
+    # The rows that are reported on when the training is over are read before it as well.
+    os.rename(path, root / "music_test.tsv")
+    shutil.copy(rows / "music_eval.tsv", path)
+    with pytest.raises(FramefillError, match=rf"(?s)music_test\.tsv:{line}"):
+        TOPv2DataModule(str(root), vocabulary=80, report_split="test").setup("fit")
+
+
+def test_contradictory_rows_are_counted_at_the_start(rows: Path, tmp_path: Path, train, capsys):
+    root = tmp_path / "contradictory"
+    shutil.copytree(rows, root)
+    path = root / "music_train.tsv"
+    more = [
+        "music\tturn it up\t[IN:LOUDER turn [SL:WHAT it ] up ]", "music\tturn it up\t[IN:LOUDER turn it up ]",
+        "music\tturn it up\t[IN:LOUDER turn it up ]", "music\tagain please\t[IN:AGAIN again please ]",
+        "music\tagain please\t[IN:AGAIN again please ]", "music\tnext\t[IN:NEXT next ]", "music\tnext\t[IN:SKIP next ]",
+    ]  # fmt: skip
+    path.write_text(path.read_text() + "\n".join(more) + "\n")
+    train("--run=c", "--trainer.fast_dev_run=true", root=root)
+    said = capsys.readouterr().out
+    assert "training on 57 rows" in said and "\n2 utterance(s) have rows with different frames" in said
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--data.varied=0.2"], "varied is called augment_prob now"),
+        (["--model.optimization.warmup=0.2"], "warmup is called lr_warmup now"),
+        (["--data.form=text"], r"data\.form: expected one of 'index', 'span'"),
+        (["--model.model.length_pooling=max"], r"length_pooling: expected one of 'mean', 'mean_max'"),
+        (["--data.fraction=1.5"], r"data\.fraction 1\.5"),
+        (["--model.optimization.lr=fast"], r"model\.optimization\.lr: expected float"),
+        (["--checkpoint_every=0"], "at least 1"),
+        (["--config=nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_wrong_options_are_answered_in_a_line(words: list[str], said: str, train):
+    with pytest.raises(UsageError, match=said) as error:
+        train(*words)
+    assert len(str(error.value).splitlines()) == 1 and len(str(error.value)) < 250
+
+
+def test_what_a_training_needs_is_said():
+    with pytest.raises(UsageError, match="E467.*--config.*--data.root"):
+        cli.fit([])
+
+
+def test_no_row_is_left(rows: Path, tmp_path: Path):
+    with pytest.raises(UsageError, match="E460.*fraction"):
+        TOPv2DataModule(str(rows), fraction=0.001).setup("fit")
+    (tmp_path / "music_train.tsv").write_text("\t".join(HEADER) + "\n")
+    with pytest.raises(CorpusError, match="E207"):
+        TOPv2DataModule(str(tmp_path)).setup("fit")
