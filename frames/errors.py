@@ -6,7 +6,6 @@ can print it as it stands and a caller can branch on ``code``.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Self
 
 
