@@ -15,9 +15,9 @@ from frames.errors import BundleError
 from frames.files import write_bytes
 from frames.folders import whole_folder, write_manifest
 from frames.locks import locked
-from parsers.raf.parser import ScenarioTable
 from retrieval.bank import ScenarioBank
 from retrieval.index import ScenarioIndex
+from retrieval.table import ScenarioTable
 
 #: Files of a bundle that hold the bank.
 SCENARIOS, INDEX, LEAVES = "scenarios.json", "scenarios.faiss", "leaves.safetensors"
@@ -57,14 +57,7 @@ def write(table: ScenarioTable, gloss: str, folder: Path) -> dict[str, Any]:
     table.bank.save(folder / SCENARIOS)
     write_bytes(folder / INDEX, table.index.to_bytes())
     write_bytes(folder / LEAVES, save(quantized(table.leaves)))
-    index = table.index
-    return {
-        "gloss": gloss,
-        "scale": table.scale,
-        "encoder": index.encoder,
-        "bank": index.bank,
-        "index": vars(index.config),
-    }
+    return {"gloss": gloss, "scale": table.scale, **table.index.to_dict()}
 
 
 def quantized(leaves: np.ndarray) -> dict[str, np.ndarray]:

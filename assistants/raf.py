@@ -15,10 +15,12 @@ from frames.ontology import Ontology
 from frames.tokenization import PieceTokenizer
 from parsers.aliases import known_options
 from parsers.nar import Encoded
-from parsers.raf.parser import RAFDecodingConfig, RAFParser, ScenarioTable
+from parsers.raf.candidate import RAFDecodingConfig
+from parsers.raf.parser import RAFParser
 from retrieval.bank import ScenarioBank
 from retrieval.glosses import GlossBatch, Glosses
 from retrieval.scenario import Scenario
+from retrieval.table import ScenarioTable
 
 
 class RAFOnnxBackend(OnnxBackend):
@@ -28,9 +30,9 @@ class RAFOnnxBackend(OnnxBackend):
         """See :class:`parsers.raf.parser.RAFBackend`."""
         return self.run("query", {"memory": memory, "mask": mask})[0]
 
-    def fill(self, encoded: Encoded, rows: np.ndarray, places: np.ndarray, table: ScenarioTable) -> np.ndarray:
+    def fill(self, encoded: Encoded, rows: np.ndarray, scenario_ids: np.ndarray, table: ScenarioTable) -> np.ndarray:
         """See :class:`parsers.raf.parser.RAFBackend`."""
-        leaves, leaf_mask = table.of(places)
+        leaves, leaf_mask = table.leaf_states(scenario_ids)
         given = {"memory": encoded.memory[rows], "mask": encoded.mask[rows], "leaves": leaves, "leaf_mask": leaf_mask}
         return self.run("fill", given)[0]
 

@@ -24,7 +24,15 @@ from lightning_modules.calibration import REPORTED
 from lightning_modules.checkpoints import load_module
 from lightning_modules.evaluation import environment, spread
 from lightning_modules.metrics import RECALL_AT
-from parsers.raf.parser import Candidate, RAFDecodingConfig, RAFParser, composition, weigh
+from parsers.raf.candidate import (
+    Candidate,
+    CandidateScores,
+    RAFDecodingConfig,
+    composition,
+    retrieval_and_filling,
+    weigh,
+)
+from parsers.raf.parser import RAFParser
 from retrieval.scenario import Scenario
 
 #: Utterances that are read together.
@@ -87,16 +95,15 @@ def _modules(
         right_of: of each, whether it is the gold frame and whether it has the gold scenario.
         config: how they are weighed.
     """
-    banked = {
-        i: config.retrieval_weight * c.retrieval + config.fill_weight * c.fill
-        for i, c in enumerate(candidates)
-        if c.retrieval is not None and c.fill is not None
+    scores = CandidateScores.from_candidates([candidates])
+    totals = {
+        "together": weigh(scores, config)[0],
+        "bank_alone": retrieval_and_filling(scores, config)[0],
+        "span_pointer_alone": composition(scores, config)[0],
     }
-    composed = {i: s for i, c in enumerate(candidates) if (s := composition(c, config)) is not None}
-    together = {i: weigh(c, config) for i, c in enumerate(candidates)}
     chosen = {
-        name: right_of[max(scores, key=scores.__getitem__)] if scores else (False, False)
-        for name, scores in (("together", together), ("bank_alone", banked), ("span_pointer_alone", composed))
+        name: (False, False) if np.isnan(total).all() else right_of[int(np.nanargmax(total))]
+        for name, total in totals.items()
     }
     frames, scenarios = zip(*right_of, strict=True)
     return {**chosen, "any_candidate": (any(frames), any(scenarios))}

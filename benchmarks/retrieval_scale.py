@@ -20,7 +20,7 @@ from rich.progress import track
 from frames.files import write_bytes, write_json
 from frames.plots import canvas, png
 from lightning_modules.evaluation import environment
-from retrieval.index import KINDS, IndexConfig, ScenarioIndex
+from retrieval.index import KINDS, IndexKind, ScenarioIndex
 
 #: Vectors around one centre.
 FAMILY = 50
@@ -42,7 +42,7 @@ def main() -> None:
         vectors, queries = synthetic(size, given.width, given.queries)
         exact = ScenarioIndex.build(vectors, "synthetic", "synthetic").search(queries, 1)[1][:, 0]
         for kind in given.kinds:
-            found[kind][str(size)] = measure(vectors, queries, exact, IndexConfig(kind))
+            found[kind][str(size)] = measure(vectors, queries, exact, kind)
             print(kind, size, found[kind][str(size)], flush=True)
     result = {"width": given.width, "queries": given.queries, "by_kind": found, "environment": environment()}
     write_json(given.out, result)
@@ -59,10 +59,10 @@ def synthetic(size: int, width: int, queries: int) -> tuple[np.ndarray, np.ndarr
     return vectors, _unit(vectors[rng.integers(0, size, queries)] + moved)
 
 
-def measure(vectors: np.ndarray, queries: np.ndarray, exact: np.ndarray, config: IndexConfig) -> dict[str, float]:
+def measure(vectors: np.ndarray, queries: np.ndarray, exact: np.ndarray, kind: IndexKind) -> dict[str, float]:
     """Figures of one index, beside exact search's first places ``[Q]``."""
     clock = time.perf_counter()
-    index = ScenarioIndex.build(vectors, "synthetic", "synthetic", config)
+    index = ScenarioIndex.build(vectors, "synthetic", "synthetic", kind)
     built = time.perf_counter() - clock
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)

@@ -9,7 +9,7 @@ plain ``ValueError``, as of any function; what reads the config file reports it 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Self
 
@@ -65,13 +65,3 @@ def located(where: str) -> Iterator[None]:
         if error.where:
             raise
         raise error.at(where) from error
-
-
-def one_of(name: str, value: object, known: Collection[str]) -> None:
-    """Checks an option that has named choices.
-
-    Raises:
-        ValueError: the value is none of them.
-    """
-    if value not in known:
-        raise ValueError(f"{name} {value!r}: one of {', '.join(known)}")

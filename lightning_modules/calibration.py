@@ -1,4 +1,4 @@
-"""Learns from eval rows how a RAF checkpoint weighs its modules and when it leaves the bank."""
+"""Fits the weights of a RAF checkpoint's modules, and its score outside of the bank, on eval rows."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from lightning_modules.checkpoints import load_module
 from lightning_modules.raf import RAFModule
 from lightning_modules.saved import write_decoding
 from parsers.raf.calibration import calibrate
-from parsers.raf.parser import Candidate, RAFDecodingConfig, RAFParser, weigh
+from parsers.raf.candidate import Candidate, CandidateScores, RAFDecodingConfig, weigh
+from parsers.raf.parser import RAFParser
 from retrieval.scenario import Scenario
 
-#: Utterances whose candidates are found together.
+#: Utterances of a batch.
 CHUNK = 256
-#: Rows that are fitted on, and those that are reported on.
+#: Rows that the weights are fitted on, and rows that the figures are of.
 FITTED, REPORTED = slice(0, None, 2), slice(1, None, 2)
 
 
@@ -34,13 +35,13 @@ def calibrate_checkpoint(
     Args:
         path: checkpoint or packed weights of kind ``raf``; replaced whole or not at all.
         examples: rows of the split that selects.
-        decoding: options of decoding that differ from those of the checkpoint, written into it as well.
+        decoding: options of decoding that differ from those of the checkpoint; written into it as well.
         progress: called with the number of utterances done in each step.
-        device: where candidates are found.
+        device: device of the model, as torch names it.
 
     Returns:
-        The weights, exact match (percent) before and after on the rows that were not fitted on, overall and by whether
-        the gold scenario is in the bank.
+        The weights; and exact match (percent) before and after on the rows that the weights were not fitted on, of all rows
+        and by whether the gold scenario is in the bank.
 
     Raises:
         UsageError: another kind of checkpoint, fewer than two rows, or an unknown option of decoding.
@@ -81,7 +82,7 @@ Row = tuple[Example, list[Candidate], list[bool]]
 def _figures(rows: Sequence[Row], config: RAFDecodingConfig, parser: RAFParser) -> dict[str, float]:
     parts: dict[str, list[bool]] = {"exact_match": [], "in_bank": [], "out_of_bank": [], "best_of_candidates": []}
     for example, candidates, exact in rows:
-        chosen = max(range(len(candidates)), key=lambda i: weigh(candidates[i], config))
+        chosen = int(weigh(CandidateScores.from_candidates([candidates]), config)[0].argmax())
         inside = Scenario.from_frame(example.frame) in parser.table.bank
         parts["exact_match"].append(exact[chosen])
         parts["in_bank" if inside else "out_of_bank"].append(exact[chosen])

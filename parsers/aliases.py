@@ -18,6 +18,10 @@ RENAMED = {
     "length_weight": "length_loss_weight",
     "rescoring_loss": "rescoring_loss_weight",
     "warmup": "lr_warmup",
+    "compose_loss": "compose_loss_weight",
+    "refresh": "bank_refresh_steps",
+    "scenarios_read": "scenarios_encoded_per_step",
+    "warmup_share": "retrieval_only_share",
     # data
     "start": "init_from",
     "variants": "num_augmented",
@@ -27,11 +31,14 @@ RENAMED = {
 #: Options that are gone, each with the value that means what every parser does now; ``...`` where no value of it
 #: changes a parser. What was saved with such a value loads without the option, another value is refused.
 DROPPED: dict[str, Any] = {
+    "fill_layers": 1,  # blocks of the decoder that fills scenarios
     "masking": "everything",  # conditional masked training, for mask-predict
     "passes": 1,  # mask-predict
     "pointer_heads": ...,  # cancelled out of the pointer's scale
+    "pooling": "mean",  # of states to the vector of an utterance or scenario
     "pruned": ...,  # InfoBatch pruning
     "reads_tokens": False,  # conditional masked training, for mask-predict
+    "retrieval_weight": 1.0,  # the weights of filling and composition are relative to it
 }
 
 

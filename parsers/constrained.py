@@ -4,9 +4,9 @@ A non-autoregressive decoder scores every position by itself, so the sequence of
 frame. Here the highest-scoring sequence **among frames of the ontology** is found exactly, by A* from left to
 right over all candidate lengths at once: the score so far plus, for every position to come, that position's
 best score. That bound never underestimates, so the first complete sequence that leaves the queue is the best
-one, and when the unconstrained best is well-formed the search walks straight to it.
+one, and when the unconstrained best is well-formed the search goes straight to it.
 
-Pure Python over lists: the runtime without torch uses this file as it stands.
+Pure Python over lists, without torch.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
+from typing import NamedTuple
 
 from frames.linearization import TargetIds
 from frames.ontology import Ontology
 from frames.tokenization import Edges
 
-#: What may come next inside a frame: a slot or the close of an intent; the content of a slot; the rest of a
-#: leaf; the close of a slot.
+#: Phases of a frame, named by the tokens that may follow: a slot or the close of an intent; the content of a slot; the
+#: rest of a leaf; the close of a slot.
 _IN_INTENT, _IN_SLOT, _IN_LEAF, _AFTER_CONTENT = range(4)
-#: Steps of exact search for each frame, which a trained parser needs for none but the oddest utterances; for the first
-#: frame, then as many that dive for any good one.
+#: Steps of exact search for each frame; a trained parser exceeds them on very few utterances. If they give no frame, as
+#: many steps again search the furthest positions first.
 MAX_STEPS = 2_000
 
 
@@ -45,7 +46,7 @@ class State:
 
 
 class Grammar:
-    """Which token may follow, so that a frame of the ontology results.
+    """The tokens that may follow one another in a frame of the ontology.
 
     Args:
         ontology: labels and nesting; only what training showed is allowed.
@@ -73,7 +74,7 @@ class Grammar:
         self._ends_odd = any(self.may_be_empty.values())
 
     def options(self, state: State, edges: Edges) -> tuple[int, ...]:
-        """Ids that may follow; lengths are left aside."""
+        """Ids that may follow, whatever the length."""
         if not state.stack:
             return self.roots if state.pointer == -1 and state.phase == _IN_SLOT else ()
         top = state.stack[-1]
@@ -106,7 +107,7 @@ class Grammar:
             return State(state.stack, _AFTER_CONTENT if over else _IN_LEAF, token - self.size)
         if token == self.close:
             stack = state.stack[:-1]
-            # What closes is an intent or a slot; what it closes into is the other kind.
+            # An intent closes into a slot, a slot into an intent.
             phase = _AFTER_CONTENT if state.phase == _IN_INTENT else _IN_INTENT
             return State(stack, phase, state.pointer)
         phase = _IN_SLOT if token in self.holds_text else _IN_INTENT
@@ -114,12 +115,12 @@ class Grammar:
 
     def finishable(self, state: State, left: int, pieces: int) -> bool:
         """Whether some number of tokens up to ``left`` can finish the frame."""
-        # Closing every bracket takes one token each, and before that at most one leaf or nested intent is owed.
+        # Each open bracket takes one token to close; before that, at most one leaf or nested intent has to follow.
         enough = min(left, len(state.stack) + 3)
         return any(self.completable(state, tokens, pieces) for tokens in range(len(state.stack), enough + 1))
 
     def completable(self, state: State, left: int, pieces: int) -> bool:
-        """Whether exactly ``left`` more tokens can finish the frame (necessary, and cheap to tell).
+        """Whether exactly ``left`` more tokens can finish the frame: a necessary condition, cheap to check.
 
         Args:
             state: after some token.
@@ -154,7 +155,13 @@ class Grammar:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A well-formed sequence: its candidate, its target ids and its score."""
+    """A well-formed sequence.
+
+    Attributes:
+        candidate: number of its candidate length.
+        ids: target ids.
+        score: log-probability of the length, plus the scores of the ids.
+    """
 
     candidate: int
     ids: tuple[int, ...]
@@ -162,7 +169,7 @@ class Decoded:
 
 
 class LengthCandidate:
-    """One candidate length: how likely it is, and the scores of its positions.
+    """A candidate length: its log-probability, and the scores of its positions.
 
     Args:
         prior: log-probability of the length.
@@ -186,23 +193,50 @@ class LengthCandidate:
         return self._ranked[key]
 
 
+class _Entry(NamedTuple):
+    """One option of one node of the search, in the order of the queue.
+
+    Attributes:
+        urgency: negated position once the search dives, else 0.
+        cost: negated bound of the sequences through this option.
+        tie: number of the entry; entries never compare further than this.
+        candidate: number of the candidate length.
+        position: of the option's token.
+        state: before the token.
+        path: tokens before it, last one first, as nested pairs.
+        score: of the path.
+        options: all options of the node, best first, as (negated score, id).
+        rank: which of the options this is.
+    """
+
+    urgency: int
+    cost: float
+    tie: int
+    candidate: int
+    position: int
+    state: State
+    path: tuple | None
+    score: float
+    options: list[tuple[float, int]]
+    rank: int
+
+
 def decode(grammar: Grammar, candidates: Sequence[LengthCandidate], edges: Edges) -> Iterator[Decoded]:
     """Well-formed sequences over all candidate lengths, best first, at least one.
 
     Args:
-        grammar: what is well-formed.
+        grammar: of well-formed sequences.
         candidates: the length beam.
         edges: where leaves may begin and end.
 
     Yields:
         Sequences in the order of ``prior + sum of position scores``. After :data:`MAX_STEPS` steps without one,
-        the first frame that a search from the furthest positions reaches; if there is none either, the best bare
+        the first frame that a search from the furthest positions reaches; if that finds none either, the best bare
         intent under the first candidate.
     """
-    # An entry is one option of one node: (urgency, negated bound, tie-break, candidate, position, state, path, score so
-    # far, ranked options, which of them). Its siblings are pushed only when it is taken, so that a step costs two
-    # pushes whatever the size of the ontology.
-    queue: list[tuple] = []
+    # The next option of a node is pushed only when the one before it is taken, so that a step costs two pushes whatever
+    # the size of the ontology.
+    queue: list[_Entry] = []
     tie = count()
     pieces = edges.lasts[-1] + 1
 
@@ -212,7 +246,8 @@ def decode(grammar: Grammar, candidates: Sequence[LengthCandidate], edges: Edges
         if rank < len(options):
             bound = score - options[rank][0] + candidates[candidate].bound[position + 1]
             urgency = -position if diving else 0
-            heapq.heappush(queue, (urgency, -bound, next(tie), candidate, position, state, path, score, options, rank))
+            entry = _Entry(urgency, -bound, next(tie), candidate, position, state, path, score, options, rank)
+            heapq.heappush(queue, entry)
 
     def options_of(candidate: int, position: int, state: State) -> list[tuple[float, int]]:
         return candidates[candidate].ranked(position, grammar.options(state, edges))
@@ -227,9 +262,9 @@ def decode(grammar: Grammar, candidates: Sequence[LengthCandidate], edges: Edges
             if found:
                 return
             diving = True
-            queue = [(-entry[4], *entry[1:]) for entry in queue]
+            queue = [entry._replace(urgency=-entry.position) for entry in queue]
             heapq.heapify(queue)
-        _, _, _, candidate, position, state, path, score, options, rank = heapq.heappop(queue)
+        *_, candidate, position, state, path, score, options, rank = heapq.heappop(queue)
         push(candidate, position, state, path, score, options, rank + 1)
         cost, token = options[rank]
         after = grammar.step(state, token)

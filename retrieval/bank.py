@@ -1,4 +1,4 @@
-"""The scenario bank: what may be retrieved."""
+"""The scenario bank: the scenarios that can be retrieved."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from frames.files import check_version, read_json, write_json
 from frames.frame import Frame
 from retrieval.scenario import Scenario
 
-#: Format of the JSON file; a reader refuses another.
+#: Version of the JSON file; other versions are refused.
 VERSION = 1
 
 
 class ScenarioBank:
-    """Scenarios in a fixed order, each with the number of training rows that have it. Immutable: changes give a new bank.
+    """Scenarios in a fixed order, each with its number of training rows. Immutable: changes give a new bank.
+
+    A scenario's id is its position in this order.
 
     Args:
-        counts: scenarios and their counts; 0 for a scenario that no row has shown.
+        counts: training rows of each scenario; 0 for a scenario that was added without a row.
     """
 
     def __init__(self, counts: Mapping[Scenario, int]) -> None:
@@ -44,31 +46,31 @@ class ScenarioBank:
     def __contains__(self, scenario: object) -> bool:
         return scenario in self._ids
 
-    def __getitem__(self, place: int) -> Scenario:
-        return self.scenarios[place]
+    def __getitem__(self, scenario_id: int) -> Scenario:
+        return self.scenarios[scenario_id]
 
     def id(self, scenario: Scenario) -> int | None:
-        """Its place in the bank, None where the bank has no such scenario."""
+        """The scenario's id, None if the bank does not have it."""
         return self._ids.get(scenario)
 
     def count(self, scenario: Scenario) -> int:
-        """Training rows that have it; 0 for a scenario added by hand or unknown."""
+        """Training rows of the scenario; 0 if it was added by hand or the bank does not have it."""
         return self._counts.get(scenario, 0)
 
     @property
-    def shown(self) -> int:
-        """How many places there are up to the last scenario that a training row has; behind it none has been seen."""
-        return max((place + 1 for place, count in enumerate(self._counts.values()) if count), default=0)
+    def num_seen(self) -> int:
+        """Scenarios up to the last one that has a training row, that one included."""
+        return max((i + 1 for i, count in enumerate(self._counts.values()) if count), default=0)
 
     def added(self, scenarios: Iterable[Scenario]) -> ScenarioBank:
-        """This bank and further scenarios, which no row has shown; known ones stay as they are."""
+        """This bank and further scenarios without training rows; scenarios that the bank has keep their counts."""
         return ScenarioBank({**self._counts, **{s: 0 for s in scenarios if s not in self}})
 
     def removed(self, scenario: Scenario) -> ScenarioBank:
         """This bank without a scenario.
 
         Raises:
-            UsageError: the bank has no such scenario.
+            UsageError: the bank does not have the scenario.
         """
         if scenario not in self:
             raise UsageError(
@@ -77,14 +79,14 @@ class ScenarioBank:
         return ScenarioBank({s: count for s, count in self._counts.items() if s != scenario})
 
     def merged(self, other: ScenarioBank) -> ScenarioBank:
-        """The scenarios of both, counts added up; those of this bank keep their places."""
+        """The scenarios of both, counts added up; scenarios of this bank keep their ids."""
         counts = dict(self._counts)
         for scenario in other:
             counts[scenario] = counts.get(scenario, 0) + other.count(scenario)
         return ScenarioBank(counts)
 
     def coverage(self, frames: Iterable[Frame]) -> float:
-        """Share of frames whose scenario the bank has: no parser that only retrieves can be better.
+        """Share of frames whose scenario the bank has, an upper bound of exact match for a parser that only retrieves.
 
         Raises:
             ValueError: there are no frames.
@@ -96,7 +98,7 @@ class ScenarioBank:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the scenarios in their order; the counts play no part in retrieval."""
+        """SHA-256 of the scenarios in their order, without their counts, which retrieval does not use."""
         return hashlib.sha256("\n".join(map(str, self.scenarios)).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
@@ -135,6 +137,6 @@ class ScenarioBank:
 
 
 def _starred(text: str) -> Scenario:
-    """A scenario as :attr:`Scenario.text` prints it, where a slot without a star is empty."""
+    """The scenario of :attr:`Scenario.text`; a slot without a star is empty."""
     Frame.parse(text)
     return Scenario(tuple(token.removeprefix("[") for token in text.split()))

@@ -1,4 +1,4 @@
-"""Glosses of a bank as pieces, ready for an encoder."""
+"""Glosses of a bank as pieces, the input of an encoder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class GlossBatch(NamedTuple):
     Attributes:
         pieces: ``[N, G]`` piece ids.
         mask: ``[N, G]``, True at pieces.
-        leaves: ``[N, L]`` for each leaf the piece that it stands at, 0 after the last.
+        leaves: ``[N, L]`` piece of each leaf, 0 after the last.
         leaf_mask: ``[N, L]``, True at leaves; ``L`` is at least 1.
     """
 
@@ -30,11 +30,11 @@ class GlossBatch(NamedTuple):
 
 
 class Glosses:
-    """The glosses of a bank, cut once.
+    """The glosses of a bank, tokenized.
 
     Args:
         bank: the scenarios.
-        tokenizer: of the encoder that will read them.
+        tokenizer: of the encoder.
         style: a name in :data:`retrieval.scenario.STYLES`.
     """
 
@@ -54,24 +54,24 @@ class Glosses:
     def __len__(self) -> int:
         return len(self._pieces)
 
-    def batch(self, places: np.ndarray) -> GlossBatch:
-        """The scenarios at these places of the bank."""
-        pieces, mask = _padded([self._pieces[place] for place in places.tolist()], self.pad_id)
-        leaves, leaf_mask = _padded([self._leaves[place] for place in places.tolist()], 0)
+    def batch(self, scenario_ids: np.ndarray) -> GlossBatch:
+        """The scenarios at these positions of the bank ``[N]``."""
+        pieces, mask = _padded([self._pieces[i] for i in scenario_ids.tolist()], self.pad_id)
+        leaves, leaf_mask = _padded([self._leaves[i] for i in scenario_ids.tolist()], 0)
         return GlossBatch(pieces, mask, leaves, leaf_mask)
 
-    def groups(self, places: np.ndarray, positions: int) -> Iterator[tuple[np.ndarray, GlossBatch]]:
-        """These scenarios in groups of like length, for an encoder that should not read padding.
+    def groups(self, scenario_ids: np.ndarray, max_tokens: int) -> Iterator[tuple[np.ndarray, GlossBatch]]:
+        """These scenarios in groups of like length, so that an encoder computes little padding.
 
         Args:
-            places: ``[N]`` places in the bank.
-            positions: pieces and padding of a group at most, unless one scenario has more.
+            scenario_ids: ``[N]`` positions in the bank.
+            max_tokens: pieces and padding of a group, at most, unless one scenario has more.
 
         Yields:
-            The places of a group, shortest gloss first, and its batch.
+            The scenario ids of a group, shortest gloss first, and its batch.
         """
-        for group in by_length(self._lengths[places], positions):
-            yield places[group], self.batch(places[group])
+        for group in by_length(self._lengths[scenario_ids], max_tokens):
+            yield scenario_ids[group], self.batch(scenario_ids[group])
 
 
 def _padded(rows: list, value: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,28 +1,37 @@
-"""Nearest scenarios by inner product, on FAISS, never by an index that another encoder or bank made."""
+"""Nearest scenarios by inner product, on FAISS. An index is refused with another encoder or bank than its own."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import faiss
 import numpy as np
 
-from frames.errors import BundleError, UsageError, one_of
+from frames.errors import BundleError, UsageError
 from frames.files import sha256, write_bytes, write_json
 
-#: Bits for each number of a vector, of the kinds of index that keep all vectors in fewer.
-BITS = {"sq8": faiss.ScalarQuantizer.QT_8bit, "sq6": faiss.ScalarQuantizer.QT_6bit}
-#: Kinds of index: exact, those, a navigable graph (Malkov and Yashunin 2020), inverted lists of product-quantized residuals
-#: (Jégou et al. 2011).
-KINDS = ("flat", *BITS, "hnsw", "ivfpq")
-#: How far these reach beyond the numbers that they were fitted to, as a share of their range: scenarios may be added later.
+#: Kinds of index: ``flat`` is exact; ``sq8`` and ``sq6`` keep all vectors in 8 or 6 bits a number; ``hnsw`` is a navigable
+#: graph (Malkov and Yashunin 2020); ``ivfpq`` is inverted lists of product-quantized residuals (Jégou et al. 2011), for
+#: banks of a million.
+IndexKind = Literal["flat", "sq8", "sq6", "hnsw", "ivfpq"]
+KINDS: tuple[IndexKind, ...] = get_args(IndexKind)
+#: Scalar quantizers of FAISS by kind.
+QUANTIZERS = {"sq8": faiss.ScalarQuantizer.QT_8bit, "sq6": faiss.ScalarQuantizer.QT_6bit}
+#: Margin around the range of the vectors that a scalar quantizer was trained on, as a share of it: scenarios added later
+#: may lie outside.
 HEADROOM = 0.1
-#: Largest sample that inverted lists are trained on, for each list.
+#: Neighbours of a node of the graph, and candidates compared when a node is inserted.
+HNSW_LINKS, HNSW_BUILD_CANDIDATES = 32, 80
+#: Candidates compared in a search of the graph, or inverted lists visited.
+SEARCH_EFFORT = 64
+#: Largest number of bytes of a product-quantized vector; it has to divide the width.
+MAX_CODE_BYTES = 32
+#: Vectors for each inverted list that the quantizer is trained on, at most.
 TRAINING_VECTORS_PER_LIST = 64
 
 if hasattr(os, "register_at_fork"):
@@ -30,84 +39,64 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: faiss.omp_set_num_threads(1))
 
 
-@dataclass
-class IndexConfig:
-    """How scenarios are searched.
-
-    Attributes:
-        kind: ``flat`` (exact), ``sq8`` and ``sq6`` (a quarter of its size and less), ``hnsw``, or ``ivfpq`` for banks of a
-            million.
-        links: neighbours of a node of the graph.
-        build_effort: candidates looked at when a node of the graph is placed.
-        effort: candidates looked at in a search of the graph, or inverted lists that a search visits.
-        code_bytes: bytes of a quantized vector.
-    """
-
-    kind: str = "flat"
-    links: int = 32
-    build_effort: int = 80
-    effort: int = 64
-    code_bytes: int = 32
-
-    def __post_init__(self) -> None:
-        one_of("index kind", self.kind, KINDS)
-
-
 class ScenarioIndex:
     """Vectors of a bank, searchable.
 
     Args:
         index: of FAISS.
-        encoder: digest of the encoder that made the vectors.
+        encoder: digest of the encoder that computed the vectors.
         bank: digest of the bank (:attr:`retrieval.bank.ScenarioBank.digest`).
-        config: how it was made.
+        kind: of ``index``.
+
+    Raises:
+        ValueError: the kind is not one of :data:`KINDS`.
     """
 
-    def __init__(self, index: Any, encoder: str, bank: str, config: IndexConfig) -> None:
-        self.index, self.encoder, self.bank, self.config = index, encoder, bank, config
-        if config.kind == "hnsw":
-            index.hnsw.efSearch = config.effort
-        elif config.kind == "ivfpq":
-            index.nprobe = config.effort
+    def __init__(self, index: Any, encoder: str, bank: str, kind: IndexKind) -> None:
+        check_kind(kind)
+        self.index, self.encoder, self.bank, self.kind = index, encoder, bank, kind
+        if kind == "hnsw":
+            index.hnsw.efSearch = SEARCH_EFFORT
+        elif kind == "ivfpq":
+            index.nprobe = SEARCH_EFFORT
 
     @classmethod
-    def build(
-        cls,
-        vectors: np.ndarray,
-        encoder: str,
-        bank: str,
-        config: IndexConfig = IndexConfig(),  # noqa: B008
-    ) -> ScenarioIndex:
+    def build(cls, vectors: np.ndarray, encoder: str, bank: str, kind: IndexKind = "flat") -> ScenarioIndex:
         """Indexes one vector for each scenario, in the order of the bank.
 
         Args:
             vectors: ``[N, D]``.
-            encoder: digest of what made them.
+            encoder: digest of the encoder that computed them.
             bank: digest of the bank.
-            config: kind and size.
+            kind: of index.
+
+        Raises:
+            ValueError: the kind is not one of :data:`KINDS`.
         """
+        check_kind(kind)
         vectors = np.ascontiguousarray(vectors, dtype=np.float32)
         count, width = vectors.shape
         index: Any
-        if config.kind == "flat":
+        if kind == "flat":
             index = faiss.IndexFlatIP(width)
-        elif config.kind in BITS:
-            index = faiss.IndexScalarQuantizer(width, BITS[config.kind], faiss.METRIC_INNER_PRODUCT)
+        elif kind in QUANTIZERS:
+            index = faiss.IndexScalarQuantizer(width, QUANTIZERS[kind], faiss.METRIC_INNER_PRODUCT)
             index.sq.rangestat_arg = HEADROOM
             index.train(vectors)
-        elif config.kind == "hnsw":
-            index = faiss.IndexHNSWFlat(width, config.links, faiss.METRIC_INNER_PRODUCT)
-            index.hnsw.efConstruction = config.build_effort
+        elif kind == "hnsw":
+            index = faiss.IndexHNSWFlat(width, HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
+            index.hnsw.efConstruction = HNSW_BUILD_CANDIDATES
         else:
             lists = max(1, min(4 * int(count**0.5), count // 40))
-            code = max(c for c in range(1, config.code_bytes + 1) if width % c == 0)
-            # Too few vectors train no 256 centroids for each byte.
+            code_bytes = max(c for c in range(1, MAX_CODE_BYTES + 1) if width % c == 0)
+            # 256 centroids for each byte need some ten thousand vectors; 16 centroids do with fewer.
             bits = 8 if count >= 10_000 else 4
-            index = faiss.IndexIVFPQ(faiss.IndexFlatIP(width), width, lists, code, bits, faiss.METRIC_INNER_PRODUCT)
-            chosen = np.random.default_rng(0).permutation(count)[: max(lists, 256) * TRAINING_VECTORS_PER_LIST]
-            index.train(vectors[chosen])
+            coarse = faiss.IndexFlatIP(width)
+            index = faiss.IndexIVFPQ(coarse, width, lists, code_bytes, bits, faiss.METRIC_INNER_PRODUCT)
+            sample = np.random.default_rng(0).permutation(count)[: max(lists, 256) * TRAINING_VECTORS_PER_LIST]
+            index.train(vectors[sample])
         index.add(vectors)
-        return cls(index, encoder, bank, config)
+        return cls(index, encoder, bank, kind)
 
     def __len__(self) -> int:
         return int(self.index.ntotal)
@@ -117,71 +106,79 @@ class ScenarioIndex:
 
         Args:
             queries: ``[B, D]``.
-            n: how many; fewer come back from a smaller bank.
+            n: at most so many; a smaller bank gives all of its scenarios.
 
         Returns:
-            Inner products ``[B, n]`` and places in the bank ``[B, n]``; an approximate index that finds fewer fills up
-            with place -1.
+            Inner products ``[B, n]`` and scenario ids ``[B, n]``; an approximate index that finds fewer fills up with
+            id -1.
         """
-        scores, places = self.index.search(np.ascontiguousarray(queries, dtype=np.float32), min(n, len(self)))
-        return scores, places
+        scores, scenario_ids = self.index.search(np.ascontiguousarray(queries, dtype=np.float32), min(n, len(self)))
+        return scores, scenario_ids
 
     def added(self, vectors: np.ndarray, bank: str) -> ScenarioIndex:
-        """This index and the vectors of further scenarios, made by the same encoder, for the bank that holds both."""
+        """This index and the vectors ``[N, D]`` of further scenarios.
+
+        Args:
+            vectors: by the same encoder.
+            bank: digest of the bank with the further scenarios.
+        """
         index = faiss.clone_index(self.index)
         index.add(np.ascontiguousarray(vectors, dtype=np.float32))
-        return ScenarioIndex(index, self.encoder, bank, self.config)
+        return ScenarioIndex(index, self.encoder, bank, self.kind)
 
-    def removed(self, place: int, bank: str) -> ScenarioIndex:
-        """This index without the scenario at a place; those behind it move up.
+    def removed(self, scenario_id: int, bank: str) -> ScenarioIndex:
+        """This index without a scenario; the ids after it shift down by one.
+
+        Args:
+            scenario_id: position in the bank.
+            bank: digest of the bank without the scenario.
 
         Raises:
-            UsageError: a graph cannot forget a node.
+            UsageError: an HNSW graph cannot remove a node.
         """
-        if self.config.kind == "hnsw":
-            raise UsageError("E442", "an HNSW index cannot forget a scenario.", remedy="Build it again, or use flat.")
+        if self.kind == "hnsw":
+            raise UsageError(
+                "E442", "an HNSW index cannot remove a scenario.", remedy="Build it again, or use decoding.index: flat."
+            )
         index: Any = faiss.clone_index(self.index)
-        index.remove_ids(np.array([place], dtype=np.int64))
-        return ScenarioIndex(index, self.encoder, bank, self.config)
+        index.remove_ids(np.array([scenario_id], dtype=np.int64))
+        return ScenarioIndex(index, self.encoder, bank, self.kind)
 
     def to_bytes(self) -> bytes:
         """FAISS's own file format."""
         return faiss.serialize_index(self.index).tobytes()
 
+    def to_dict(self) -> dict[str, Any]:
+        """Encoder, bank and kind, for the file beside the index or the manifest of a bundle."""
+        return {"encoder": self.encoder, "bank": self.bank, "index": {"kind": self.kind}}
+
     def save(self, path: Path | str) -> None:
-        """Writes the index, and beside it (``.json``) what made it.
+        """Writes the index, and beside it (``.json``) its encoder, bank, kind and checksum.
 
         Raises:
             MachineError: the disk is full or the folder cannot be written.
         """
         path, content = Path(path), self.to_bytes()
         write_bytes(path, content)
-        write_json(
-            path.with_suffix(".json"),
-            {
-                "encoder": self.encoder,
-                "bank": self.bank,
-                "config": vars(self.config),
-                "sha256": hashlib.sha256(content).hexdigest(),
-            },
-        )
+        write_json(path.with_suffix(".json"), {**self.to_dict(), "sha256": hashlib.sha256(content).hexdigest()})
 
     @classmethod
-    def from_bytes(cls, content: bytes, made: dict[str, Any], bank: str, where: str = "") -> ScenarioIndex:
+    def from_bytes(cls, content: bytes, metadata: Mapping[str, Any], bank: str, where: str = "") -> ScenarioIndex:
         """Reads what :meth:`to_bytes` wrote.
 
         Args:
             content: the file.
-            made: ``encoder`` and ``bank`` that made it, and its ``index`` config.
-            bank: digest of the bank that its places will be looked up in.
+            metadata: as :meth:`to_dict` gives it.
+            bank: digest of the bank that its scenario ids refer to.
             where: for error messages.
 
         Raises:
-            BundleError: another bank made the index.
+            BundleError: the index is of another bank, or of an unknown kind.
         """
-        _same("bank", made["bank"], bank, where)
+        _check_same("bank", metadata["bank"], bank, where)
+        kind = _kind_of(metadata, where)
         index = faiss.deserialize_index(np.frombuffer(content, dtype=np.uint8))
-        return cls(index, made["encoder"], bank, IndexConfig(**made["index"]))
+        return cls(index, metadata["encoder"], bank, kind)
 
     @classmethod
     def load(cls, path: Path | str, encoder: str, bank: str) -> ScenarioIndex:
@@ -189,35 +186,61 @@ class ScenarioIndex:
 
         Args:
             path: written by :meth:`save`.
-            encoder: digest of the encoder whose queries it will get.
-            bank: digest of the bank that its places will be looked up in.
+            encoder: digest of the encoder of the queries.
+            bank: digest of the bank that its scenario ids refer to.
 
         Raises:
-            BundleError: the files are missing or damaged, or another encoder or bank made the index.
+            BundleError: the files are missing or damaged, or the index is of another encoder or bank.
         """
         path = Path(path)
         try:
-            made = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-            intact = sha256(path) == made["sha256"]
-            config = IndexConfig(**made["config"])
+            metadata = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+            intact = sha256(path) == metadata["sha256"]
+            kind = _kind_of(metadata, str(path))
+            found = {"encoder": metadata["encoder"], "bank": metadata["bank"]}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BundleError(
                 "E342", f"cannot be read as a scenario index ({error!r}).", where=str(path), remedy="Build it again."
             ) from error
         if not intact:
             raise BundleError(
-                "E345", "the index is not what its checksum says.", where=str(path), remedy="Build it again."
+                "E345",
+                "the content of the index does not match its checksum.",
+                where=str(path),
+                remedy="Build it again.",
             )
         for name, wanted in (("encoder", encoder), ("bank", bank)):
-            _same(name, made[name], wanted, str(path))
-        return cls(faiss.read_index(str(path), faiss.IO_FLAG_MMAP), encoder, bank, config)
+            _check_same(name, found[name], wanted, str(path))
+        return cls(faiss.read_index(str(path), faiss.IO_FLAG_MMAP), encoder, bank, kind)
 
 
-def _same(name: str, made: str, wanted: str, where: str) -> None:
-    if made != wanted:
+def check_kind(kind: str) -> None:
+    """Checks the name of a kind of index, wherever it comes from a file or from Python.
+
+    Raises:
+        ValueError: the kind is not one of :data:`KINDS`.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"index kind {kind!r}: one of {', '.join(KINDS)}")
+
+
+def _kind_of(metadata: Mapping[str, Any], where: str) -> IndexKind:
+    """The kind of index in its metadata; earlier versions wrote further options of FAISS beside it."""
+    kind = metadata["index"]["kind"]
+    try:
+        check_kind(kind)
+    except ValueError as error:
+        raise BundleError(
+            "E342", f"{error}.", where=where, remedy="Update framefill, or build the index again."
+        ) from error
+    return kind
+
+
+def _check_same(name: str, found: str, wanted: str, where: str) -> None:
+    if found != wanted:
         raise BundleError(
             "E343",
-            f"the index was made by {name} {made[:12]}, not by {wanted[:12]}.",
+            f"the index is of {name} {found[:12]}, not of {wanted[:12]}.",
             where=where,
             remedy="Build it again from the present encoder and bank.",
         )

@@ -1,7 +1,7 @@
-"""Scenarios: frames without their words, and what they read like in natural language.
+"""Scenarios: frames without their words; and their glosses, in natural language.
 
-A scenario is a frame in the span form whose pairs of endpoints are each replaced by :data:`TEXT`. It says which spans
-are to be found, and giving it spans makes it a frame again (Shrivastava et al. 2022, arXiv 2202.00901).
+A scenario is a frame in the span form with :data:`TEXT` in place of every pair of endpoints. Filled with spans, it is a
+frame again (Shrivastava et al. 2022, arXiv 2202.00901).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 from frames.errors import FrameError
 from frames.frame import Frame
@@ -34,10 +35,9 @@ class Scenario:
 
     @classmethod
     def parse(cls, text: str) -> Scenario:
-        """Reads ``[IN:CREATE_ALARM [SL:DATE_TIME ] ]``, as people write it, or what :attr:`text` gives.
+        """Reads ``[IN:CREATE_ALARM [SL:DATE_TIME ] ]``, as people write it, or the form of :attr:`text`.
 
-        A slot without children holds text, unless some slot of the scenario says so itself with a star. Words that stand
-        directly under an intent are left out.
+        Where no slot has a star, every slot without children holds text. Words directly under an intent are left out.
 
         Raises:
             FrameError: the brackets or labels are malformed.
@@ -69,7 +69,7 @@ class Scenario:
         """The span form (:class:`frames.linearization.SpanForm`) with these first and last pieces as its leaves.
 
         Raises:
-            FrameError: there are more or fewer spans than leaves.
+            FrameError: the number of spans is not that of the leaves.
         """
         if len(spans) != self.leaves:
             raise FrameError("E140", f"{len(spans)} spans for the {self.leaves} leaves of {self.text}.")
@@ -83,7 +83,7 @@ class Scenario:
         return filled
 
     def gloss(self, style: str = "intrinsic") -> Gloss:
-        """What the scenario reads like.
+        """The scenario in natural language.
 
         Args:
             style: a name in :data:`STYLES`.
@@ -94,7 +94,7 @@ class Scenario:
         if style not in STYLES:
             raise ValueError(f"gloss style {style!r}: one of {sorted(STYLES)}")
         words: list[str] = []
-        places: list[int] = []
+        leaves: list[int] = []
         length = 0
 
         def write(word: str) -> None:
@@ -104,19 +104,19 @@ class Scenario:
 
         for i, token in enumerate(self.tokens):
             if token == TEXT:
-                # Alone in its slot, a leaf stands at the slot's name, which names it better than a word of its own.
+                # A leaf alone in its slot is at the slot's name, which says more than the word "text".
                 if self.tokens[i - 1].startswith("SL:") and self.tokens[i + 1] == CLOSE:
-                    places.append(length - len(words[-1]))
+                    leaves.append(length - len(words[-1]))
                 else:
                     write("text")
-                    places.append(length - len("text"))
+                    leaves.append(length - len("text"))
             elif token == CLOSE:
                 write(CLOSE)
             else:
                 before, name = STYLES[style](token)
                 for word in (*before, name):
                     write(word)
-        return Gloss(" ".join(words), tuple(places))
+        return Gloss(" ".join(words), tuple(leaves))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +124,8 @@ class Gloss:
     """A scenario in words.
 
     Attributes:
-        text: what an encoder reads.
-        leaves: for each leaf the character at which the name stands that its span belongs to.
+        text: the input of an encoder.
+        leaves: for each leaf the character offset of the name of its slot, or of the word "text".
     """
 
     text: str
@@ -149,8 +149,9 @@ def _name(token: str) -> str:
     return token[3:].replace("_", " ").lower()
 
 
-#: Ways to put an opening token into words (what comes before the name, and the name): the paper's intrinsic names with
-#: their kinds (after Desai et al. 2021), names alone, and labels as they are.
+#: Styles of a gloss: the paper's intrinsic names with their kinds (after Desai et al. 2021), names alone, or raw labels.
+GlossStyle = Literal["intrinsic", "names", "labels"]
+#: Each style as a function of an opening token that gives the words before the name, and the name.
 STYLES: dict[str, Callable[[str], tuple[tuple[str, ...], str]]] = {
     "intrinsic": _intrinsic,
     "names": _names,

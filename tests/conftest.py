@@ -95,7 +95,7 @@ def raf_checkpoint(tmp_path_factory: pytest.TempPathFactory, corpus: Path, repos
     words = [
         f"--model.init_args.model.encoder={encoder}", f"--data.pretrained={encoder}", "--run=raf",
         "--trainer.max_epochs=4", "--trainer.check_val_every_n_epoch=2",
-        "--model.init_args.optimization.refresh=20", *TINY_RAF,
+        "--model.init_args.optimization.bank_refresh_steps=20", *TINY_RAF,
     ]  # fmt: skip
     fit(folder, corpus, repository, *words, config=repository / "configs" / "raf_minilm.yaml")
     return folder / "runs" / "raf" / "best.ckpt"

@@ -107,7 +107,7 @@ def test_trained_in_one_language_and_evaluated_in_another(mtop: Path, tmp_path: 
         tmp_path, tmp_path / "en", repository, "--config", str(repository / "configs" / "multilingual.yaml"),
         *TINY_RAF, f"--model.init_args.model.encoder={encoder}", f"--data.pretrained={encoder}",
         "--data.batch_size=24", "--trainer.max_epochs=12", "--trainer.check_val_every_n_epoch=6",
-        "--model.init_args.optimization.refresh=10", "--model.init_args.optimization.lr=3e-3", "--model.init_args.model.filling=table",
+        "--model.init_args.optimization.bank_refresh_steps=10", "--model.init_args.optimization.lr=3e-3", "--model.init_args.model.filling=table",
         config=repository / "configs" / "raf_roberta.yaml",
     )  # fmt: skip
     found = {}

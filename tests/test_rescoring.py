@@ -1,4 +1,4 @@
-"""Frames judged a second time, token by token in one pass."""
+"""The rescorer: frames scored a second time, token by token in one pass."""
 
 import copy
 import json
@@ -57,7 +57,7 @@ def _with(parser: NonAutoregressiveParser, **decoding: float) -> NonAutoregressi
     return NonAutoregressiveParser(parser.backend, parser.tokenizer, parser.ontology, "span", config)
 
 
-def test_the_rescorer_sees_only_what_comes_before(trained: Path):
+def test_rescorer_sees_only_the_tokens_before(trained: Path):
     model = load_module(trained)[0].model
     assert model is not None and model.rescorer is not None
     model.eval()
@@ -78,8 +78,8 @@ def test_the_rescorer_sees_only_what_comes_before(trained: Path):
         assert torch.allclose(model.rescore(memory, pieces, None, padded, lengths), wanted, atol=1e-4)
 
 
-def test_scores_are_those_of_decoder_and_rescorer_together(parser: NonAutoregressiveParser, utterances: list[str]):
-    # A rescorer that is disturbed disagrees with the decoder, whatever the tiny parser has learned.
+def test_scores_mix_those_of_decoder_and_rescorer(parser: NonAutoregressiveParser, utterances: list[str]):
+    # A rescorer with noise on its parameters disagrees with the decoder, whatever the tiny parser has learned.
     parser = copy.deepcopy(parser)
     torch.manual_seed(0)
     for parameter in parser.backend.model.rescorer.parameters():
@@ -92,17 +92,17 @@ def test_scores_are_those_of_decoder_and_rescorer_together(parser: NonAutoregres
         assert {str(h.frame) for h in found} == {str(h.frame) for h in before}
         assert [h.score for h in found] == sorted((h.score for h in found), reverse=True)
         changed += found[0].frame != before[0].frame
-        composed = {str(h.frame): h.score for h in before}
+        decoder_scores = {str(h.frame): h.score for h in before}
         encoded = parser._encode([sources[row]])
         for hypothesis in found:
             tokens = np.array([ids.encode(hypothesis.trace["tokens"])])
-            judged = parser.backend.rescore(encoded, np.array([0]), tokens, np.array([tokens.shape[1]]))
-            together = 0.5 * composed[str(hypothesis.frame)] + 0.5 * float(judged[0])
+            rescored_alone = parser.backend.rescore(encoded, np.array([0]), tokens, np.array([tokens.shape[1]]))
+            together = 0.5 * decoder_scores[str(hypothesis.frame)] + 0.5 * float(rescored_alone[0])
             assert np.isclose(hypothesis.score, together, atol=1e-3)
-    assert changed, "a rescorer that never disagrees was not asked"
+    assert changed, "the rescorer never changed the best frame"
 
 
-def test_one_frame_is_asked_for_as_many_are(parser: NonAutoregressiveParser, utterances: list[str]):
+def test_best_frame_is_the_same_alone_and_among_several(parser: NonAutoregressiveParser, utterances: list[str]):
     """With a margin beyond all frames, the best of one is the best of six; without one, the decoder's own stays."""
     endless = _with(parser, rescoring_margin=1e6)
     for one, many in zip(endless.parse(utterances), endless.parse(utterances, n_best=6), strict=True):
@@ -122,7 +122,7 @@ def test_bundles_rescore_as_checkpoints_do(
         assert np.isclose(ours[0].score, theirs[0].score, atol=1e-3)
 
 
-def test_its_worth_is_measured(trained: Path, corpus: Path, tmp_path: Path, monkeypatch):
+def test_benchmark_measures_rescoring(trained: Path, corpus: Path, tmp_path: Path, monkeypatch):
     out = tmp_path / "rescoring.json"
     words = ["benchmark", "--checkpoint", str(trained), "--data-root", str(corpus), "--out", str(out), "--frames", "4"]
     monkeypatch.setattr(sys, "argv", words)
@@ -165,7 +165,7 @@ def test_endpoints_are_chosen_among_frames_of_one_scenario():
     assert found["exact_match"]["margin 2"]["0.5"] == 50.0  # the first row's other scenario wins, the second row's gold
 
 
-def test_a_bundle_may_decode_otherwise(trained: Path, tmp_path: Path, capsys):
+def test_export_changes_decoding_options(trained: Path, tmp_path: Path, capsys):
     words = ["export", "--checkpoint", str(trained), "--out", str(tmp_path / "bundle"), "--precision", "int8"]
     assert main([*words, "--decoding", "rescored=3", "rescoring_margin=1.5"]) == 0
     config = runtime.load(tmp_path / "bundle").config
@@ -180,7 +180,7 @@ def test_a_bundle_may_decode_otherwise(trained: Path, tmp_path: Path, capsys):
         assert code in capsys.readouterr().err
 
 
-def test_a_rescorer_is_taught_as_well(trained: Path, corpus: Path):
+def test_rescorer_learns_from_a_teacher(trained: Path, corpus: Path):
     student = load_module(trained)[0]
     data = TOPv2DataModule(str(corpus), init_from=str(trained), batch_size=24)
     data.setup("fit")
@@ -192,7 +192,7 @@ def test_a_rescorer_is_taught_as_well(trained: Path, corpus: Path):
     assert student.losses(batch)["loss"].item() > 0.01
 
 
-def test_what_cannot_be_rescored_is_refused():
+def test_rescoring_without_a_rescorer_is_refused():
     with pytest.raises(ValueError, match="rescoring_layers"):
         SpanPointerModule(SpanPointerConfig(), DecodingConfig(rescored=4))
     with pytest.raises(ValueError, match="constrained"):

@@ -13,9 +13,11 @@ from frames.frame import Frame
 from frames.linearization import SpanForm
 from frames.tokenization import PieceTokenizer
 from retrieval.bank import ScenarioBank
-from retrieval.index import KINDS, IndexConfig, ScenarioIndex
+from retrieval.glosses import Glosses
+from retrieval.index import KINDS, ScenarioIndex
 from retrieval.scenario import STYLES, Scenario
 from retrieval.scoring import pool, retrieval_nll
+from retrieval.table import ScenarioTable
 from tests.strategies import frames
 
 TOKENIZER = PieceTokenizer.train_sentencepiece(["a b c 0 1 9 abc 019"], 20)
@@ -76,8 +78,8 @@ def test_bank_counts_covers_and_changes(corpus: Path, tmp_path: Path):
     new = Scenario.parse("[IN:BREW_COFFEE [SL:AMOUNT ] ]")
     more = bank.added([new, bank[0]])
     assert (len(more), more.count(new), more.id(new)) == (len(bank) + 1, 0, len(bank))
-    assert bank.shown == more.shown == len(bank) and ScenarioBank({}).shown == 0
-    assert more.merged(ScenarioBank({new: 1})).shown == len(more)
+    assert bank.num_seen == more.num_seen == len(bank) and ScenarioBank({}).num_seen == 0
+    assert more.merged(ScenarioBank({new: 1})).num_seen == len(more)
     assert more.digest != bank.digest == more.removed(new).digest
     with pytest.raises(UsageError, match="E440"):
         bank.removed(new)
@@ -114,7 +116,7 @@ def test_damaged_banks_are_refused(tmp_path: Path):
 def test_an_index_finds_the_nearest_and_is_never_stale(kind: str, tmp_path: Path):
     vectors = np.random.default_rng(0).normal(size=(900, 16)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    index = ScenarioIndex.build(vectors, "encoder", "bank", IndexConfig(kind, code_bytes=16))
+    index = ScenarioIndex.build(vectors, "encoder", "bank", kind)
     scores, places = index.search(vectors[:200], 3)
     assert scores.shape == places.shape == (200, 3)
     assert (places[:, 0] == np.arange(200)).mean() >= (1.0 if kind == "flat" else 0.8)
@@ -142,7 +144,7 @@ def test_an_index_finds_the_nearest_and_is_never_stale(kind: str, tmp_path: Path
 def test_scenarios_are_added_to_an_index_and_removed(kind: str):
     vectors = np.random.default_rng(1).normal(size=(300, 32)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    index = ScenarioIndex.build(vectors[:250], "encoder", "bank", IndexConfig(kind))
+    index = ScenarioIndex.build(vectors[:250], "encoder", "bank", kind)
     more = index.added(vectors[250:], "larger").removed(10, "other")
     kept = np.delete(np.arange(300), 10)
     assert (more.search(vectors[kept], 1)[1][:, 0] == np.arange(299)).all()
@@ -153,14 +155,13 @@ def test_a_small_bank_gives_what_it_has():
     index = ScenarioIndex.build(np.eye(3, dtype=np.float32), "e", "b")
     assert index.search(np.eye(3, dtype=np.float32), 10)[1].shape == (3, 3)
     with pytest.raises(ValueError, match="ivfpq"):
-        IndexConfig("tree")
+        ScenarioIndex.build(np.eye(3, dtype=np.float32), "e", "b", "tree")
 
 
 def test_pooling_leaves_padding_out():
     states = torch.tensor([[[1.0], [3.0], [100.0]]])
     mask = torch.tensor([[True, True, False]])
     assert pool(states, mask).item() == 2.0
-    assert pool(states, mask, "first").item() == 1.0
     assert pool(states[:, :2], None).item() == 2.0
 
 
@@ -172,3 +173,43 @@ def test_the_gold_scenario_is_told_from_the_others():
     assert torch.allclose(right, -probabilities[[0, 1], [0, 1]].log())
     smoothed = retrieval_nll(queries, keys, torch.tensor([0, 1]), scale, 0.1)
     assert torch.allclose(smoothed, 0.9 * right - 0.1 * probabilities.log().mean(dim=1))
+
+
+def test_glosses_are_cut_with_their_leaves():
+    bank = ScenarioBank({Scenario.parse("[IN:A_B [SL:C ] [SL:D ] ]"): 2, Scenario.parse("[IN:A_B ]"): 1})
+    tokenizer = PieceTokenizer.train_sentencepiece(["[ intent | a b slot c d ]"] * 5, 40)
+    glosses = Glosses(bank, tokenizer, "intrinsic")
+    assert glosses.leaf_counts.tolist() == [2, 0]
+    batch = glosses.batch(np.array([1, 0]))
+    assert batch.leaf_mask.tolist() == [[False, False], [True, True]]
+    source = tokenizer(bank[0].gloss().text)
+    assert [source.pieces[piece] for piece in batch.leaves[1]] == ["c", "d"]
+    assert batch.mask.sum(axis=1).tolist()[1] == len(source)
+    ((ids, together),) = glosses.groups(np.array([0, 1]), 2 * len(source))
+    assert ids.tolist() == [1, 0] and (together.pieces == batch.pieces).all()
+    apart = list(glosses.groups(np.array([0, 1]), len(source)))
+    assert [group.tolist() for group, _ in apart] == [[1], [0]]
+    assert (apart[0][1].pieces == glosses.batch(np.array([1])).pieces).all()
+
+
+def test_table_finds_the_leaves_of_each_scenario_also_after_a_removal():
+    bank = ScenarioBank({Scenario.parse(f"[IN:A {'[SL:B ] ' * leaves}]"): 1 for leaves in (2, 0, 3, 1)})
+    vectors = np.eye(4, dtype=np.float32)
+    leaves = np.array([[10], [11], [30], [31], [32], [40]], dtype=np.float32)
+    table = ScenarioTable(bank, ScenarioIndex.build(vectors, "encoder", bank.digest), 1.0, leaves)
+    states, mask = table.leaf_states(np.array([2, 1, 0]))
+    assert mask.tolist() == [[True] * 3, [False] * 3, [True, True, False]]
+    assert states[mask][:, 0].tolist() == [30, 31, 32, 10, 11]
+    fewer = table.removed(bank[0])
+    states, mask = fewer.leaf_states(np.array([1, 2]))
+    assert states[mask][:, 0].tolist() == [30, 31, 32, 40] and len(fewer.index) == 3
+    # Scenarios without leaves still get one column, all padding.
+    assert table.leaf_states(np.array([1]))[0].shape == (1, 1, 1)
+
+
+def test_index_options_of_earlier_versions_are_read():
+    index = ScenarioIndex.build(np.eye(3, dtype=np.float32), "e", "b", "sq8")
+    old = {**index.to_dict(), "index": {"kind": "sq8", "links": 32, "build_effort": 80, "effort": 64, "code_bytes": 32}}
+    assert ScenarioIndex.from_bytes(index.to_bytes(), old, "b").kind == "sq8"
+    with pytest.raises(BundleError, match="E342.*tree"):
+        ScenarioIndex.from_bytes(index.to_bytes(), {**old, "index": {"kind": "tree"}}, "b")

@@ -1,17 +1,17 @@
-"""The spans that fill a scenario best."""
+"""The best spans of a scenario's leaves."""
 
 from __future__ import annotations
 
 import numpy as np
 
-#: Score of what may not be.
+#: Score of a span that is not allowed.
 NEVER = -1e30
 
 
 def best_spans(
     scores: np.ndarray, leaves: np.ndarray, firsts: np.ndarray, lasts: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The highest-scoring spans of many scenarios that follow one another without overlap, as leaves of a frame do.
+    """The highest-scoring spans of each scenario's leaves, in order and without overlap, as in a frame.
 
     Exact, by dynamic programming over leaves and the pieces at which they end.
 
@@ -27,18 +27,18 @@ def best_spans(
     """
     count, longest, size, _ = scores.shape
     rows = np.arange(count)
-    allowed = firsts[:, :, None] & lasts[:, None, :] & np.triu(np.ones((size, size), dtype=bool))
-    # reach[l][n, e]: the best of l leaves that all end before piece e.
+    allowed = firsts[:, :, None] & lasts[:, None, :] & np.triu(np.ones((size, size), dtype=bool))  # [N, S, S]
+    # reach[l][n, e]: the best sum of l leaves that all end before piece e.
     reach = [np.zeros((count, size + 1))]
     begins, ends = [], []
     for leaf in range(longest):
-        values = np.where(allowed, scores[:, leaf] + reach[-1][:, :size, None], NEVER)
-        begin = values.argmax(axis=1)
-        value = np.take_along_axis(values, begin[:, None, :], axis=1)[:, 0]
-        padded = np.concatenate((np.full((count, 1), NEVER), value), axis=1)
-        best = np.maximum.accumulate(padded, axis=1)
-        # Where the best of all ends so far is reached, told by the last place at which the maximum rose.
-        rose = np.concatenate((np.zeros((count, 1), dtype=bool), padded[:, 1:] > best[:, :-1]), axis=1)
+        values = np.where(allowed, scores[:, leaf] + reach[-1][:, :size, None], NEVER)  # [N, S first, S last]
+        begin = values.argmax(axis=1)  # [N, S last]
+        value = np.take_along_axis(values, begin[:, None, :], axis=1)[:, 0]  # [N, S last]
+        padded = np.concatenate((np.full((count, 1), NEVER), value), axis=1)  # [N, S + 1]
+        best = np.maximum.accumulate(padded, axis=1)  # [N, S + 1]
+        # The best end up to a piece is the last one at which the running maximum rose.
+        rose = np.concatenate((np.zeros((count, 1), dtype=bool), padded[:, 1:] > best[:, :-1]), axis=1)  # [N, S + 1]
         begins.append(begin)
         ends.append(np.maximum.accumulate(np.where(rose, np.arange(size + 1), 0), axis=1) - 1)
         reach.append(best)
@@ -50,5 +50,5 @@ def best_spans(
         begin = begins[leaf][rows, end]
         spans[has, leaf, 0], spans[has, leaf, 1] = begin[has], end[has]
         limit = np.where(has, begin, limit)
-    totals = np.stack(reach)[leaves, rows, size]
+    totals = np.stack(reach)[leaves, rows, size]  # [N]
     return spans, np.maximum(totals, NEVER)

@@ -1,90 +1,77 @@
-"""RAF over one encoder: vectors of utterances and scenarios, spans of a scenario's leaves, and frames without a bank.
+"""RAF over one encoder: vectors of utterances and scenarios, spans of a scenario's leaves, frames outside of the bank.
 
 Shrivastava, Desai, Gupta, Elkahky, Livshits, Zotov, Aly 2022, arXiv 2202.00901. In the paper the filling module reads
-utterance and scenario together, once for every candidate. Here the scenario is read once and for all: the states of
-its leaves are kept in a table, and what depends on the utterance is a light decoder. The span pointer that composes
-frames outside of the bank shares the encoder. The paper's ways are there by config.
+utterance and scenario together, once for every candidate. Here the scenario is encoded once and for all: the states of
+its leaves are kept in a table, and only a light decoder depends on the utterance. The span pointer that composes
+frames outside of the bank shares the encoder. Options choose the paper's way.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from transformers import PreTrainedModel
 
-from frames.errors import UsageError, one_of
+from frames.errors import UsageError
 from frames.lengths import by_length
 from frames.tokenization import MAX_PIECES
 from parsers.encoders import TransformerBlock
 from parsers.layout import Layout
 from parsers.pretrained import PretrainedEncoder
 from parsers.span_pointer.model import SpanPointer, SpanPointerConfig
-from retrieval.scenario import STYLES
-from retrieval.scoring import POOLINGS, pool
+from retrieval.glosses import Glosses
+from retrieval.scenario import GlossStyle
+from retrieval.scoring import pool
 
-SPANS = ("joint", "endpoints")
-FILLINGS = ("table", "together")
-ENCODERS = ("shared", "separate")
-#: Pieces and padding that are read together of utterances and scenarios in one sequence.
-TOGETHER = 2048
-#: How names of parameters begin that a span pointer does not have.
+#: Pieces and padding of a group of sequences that hold utterance and scenario both.
+MAX_TOKENS_PER_GROUP = 2048
+#: Name prefixes of the parameters that only RAF has, not its span pointer.
 RAF_PREFIXES = (
-    "query_head.", "query_mlp.", "key_head.", "own_vectors", "sharpness", "leaf_head.", "leaf_entry.", "fill_blocks.", "spans.", "scenario_encoder.",
+    "query_head.", "query_mlp.", "key_head.", "own_vectors", "sharpness", "leaf_head.", "leaf_entry.", "fill_blocks.",
+    "spans.", "scenario_encoder.",
 )  # fmt: skip
-#: How names of parameters begin that only finding scenarios depends on, but for what glosses are read by.
+#: Name prefixes of the parameters that only retrieval depends on, without those that encode glosses.
 RETRIEVAL_PREFIXES = ("query_head.", "query_mlp.", "own_vectors", "sharpness")
 
 
 @dataclass
 class RAFConfig(SpanPointerConfig):
-    """Sizes of what RAF adds to a span pointer.
+    """Sizes of the parts that RAF adds to a span pointer.
 
     Attributes:
-        gloss: how scenarios are put into words, a name in :data:`retrieval.scenario.STYLES`.
-        pooling: of states to a vector, ``mean`` or ``first``.
+        gloss: style of the scenarios' glosses, a name in :data:`retrieval.scenario.STYLES`.
         retrieval_width: width of the vectors that are compared.
-        query_hidden: width of a hidden layer beside the linear map from what is pooled of an utterance to its vector (ours);
-            0 for none. What composes frames reads the encoder's states through layers of its own; retrieval had none.
-        own_vectors: whether each scenario that a training row has shown has a vector of its own, which is learned and added
-            to what its gloss says (ours): glosses alone hardly tell apart scenarios that differ in one slot.
-        lift: what the vectors of scenarios are multiplied by that have none of their own where others have, since no row
-            shows them or they come later; what was learned for the others makes these look more likely than glosses alone
-            would.
-        filling: ``table`` looks up what the encoder made of a scenario's leaves and decodes spans from it (ours);
-            ``together`` has the encoder read utterance and scenario in one sequence, for every candidate (the paper).
-        encoders: ``shared``, or ``separate`` ones for utterances and for scenarios that are retrieved.
+        query_hidden: width of a hidden layer beside the linear map from an utterance's pooled states to its vector (ours);
+            0 for none. The modules that compose frames have layers of their own over the encoder's states; without it,
+            retrieval has none.
+        own_vectors: whether each scenario of a training row has a learned vector of its own, added to that of its gloss
+            (ours): glosses alone hardly tell apart scenarios that differ in one slot.
+        lift: factor of the vectors of scenarios that have none of their own where others do, because no training row
+            has them or they were added later; with glosses alone these scenarios would look too unlikely.
+        filling: ``table`` keeps the states of each scenario's leaves in a table and decodes spans from them (ours);
+            ``together`` encodes utterance and scenario in one sequence, for every candidate (the paper).
+        encoders: ``shared``, or ``separate`` ones for utterances and for retrieved scenarios (the paper).
         leaf_width: width of a leaf's state in the table.
-        fill_layers: blocks of the decoder that fills from the table.
         spans: ``joint`` scores first and last piece of a leaf together (ours), ``endpoints`` each by itself (the
             paper's span pointers).
     """
 
-    gloss: str = "intrinsic"
-    pooling: str = "mean"
+    gloss: GlossStyle = "intrinsic"
     retrieval_width: int = 128
     query_hidden: int = 0
     own_vectors: bool = False
     lift: float = 1.03
-    filling: str = "table"
-    encoders: str = "shared"
+    filling: Literal["table", "together"] = "table"
+    encoders: Literal["shared", "separate"] = "shared"
     leaf_width: int = 128
-    fill_layers: int = 1
-    spans: str = "joint"
-
-    def __post_init__(self) -> None:
-        for name, value, known in (
-            ("gloss", self.gloss, STYLES),
-            ("pooling", self.pooling, POOLINGS),
-            ("spans", self.spans, SPANS),
-            ("filling", self.filling, FILLINGS),
-            ("encoders", self.encoders, ENCODERS),
-        ):
-            one_of(name, value, known)
+    spans: Literal["joint", "endpoints"] = "joint"
 
 
 class SpanHead(nn.Module):
@@ -104,24 +91,34 @@ class SpanHead(nn.Module):
         self.pair_keys = nn.Linear(width, 2 * rank) if joint else None
 
     def forward(self, leaves: Tensor, memory: Tensor, mask: Tensor | None) -> Tensor:
-        """``[B, L, W]`` leaves over ``[B, S, W]`` utterance states (mask ``[B, S]``) to ``[B, L, S, S]``."""
+        """Scores the spans of each leaf.
+
+        Args:
+            leaves: leaf states ``[B, L, W]``.
+            memory: utterance states ``[B, S, W]``.
+            mask: ``[B, S]``, True at pieces, or None.
+
+        Returns:
+            Log-probabilities of first and last piece ``[B, L, S, S]``.
+        """
         scale = memory.shape[2] ** -0.5
-        firsts, lasts = (
-            (torch.matmul(query, key.transpose(1, 2)) * scale).float()
-            for query, key in zip(self.queries(leaves).chunk(2, -1), self.keys(memory).chunk(2, -1), strict=True)
-        )
+        first_query, last_query = self.queries(leaves).chunk(2, -1)  # each [B, L, W]
+        first_key, last_key = self.keys(memory).chunk(2, -1)  # each [B, S, W]
+        firsts = (torch.matmul(first_query, first_key.transpose(1, 2)) * scale).float()  # [B, L, S]
+        lasts = (torch.matmul(last_query, last_key.transpose(1, 2)) * scale).float()  # [B, L, S]
         if mask is not None:
             firsts, lasts = (logits.masked_fill(~mask[:, None, :], -1e4) for logits in (firsts, lasts))
         if self.pair_query is None or self.pair_keys is None:
             return F.log_softmax(firsts, dim=-1)[..., :, None] + F.log_softmax(lasts, dim=-1)[..., None, :]
-        query = self.pair_query(leaves)
-        first, last = self.pair_keys(memory).chunk(2, -1)
-        asked = (query[:, :, None, :] * first[:, None, :, :]).flatten(1, 2)
-        together = torch.matmul(asked, last.transpose(1, 2)).float() * query.shape[2] ** -0.5
-        logits = firsts[..., :, None] + lasts[..., None, :] + together.unflatten(1, firsts.shape[1:])
-        ordered = torch.ones(logits.shape[2:], dtype=torch.bool, device=logits.device).triu()
+        pair_query = self.pair_query(leaves)  # [B, L, R]
+        first, last = self.pair_keys(memory).chunk(2, -1)  # each [B, S, R]
+        first = (pair_query[:, :, None, :] * first[:, None, :, :]).flatten(1, 2)  # [B, L * S, R]
+        pairs = torch.matmul(first, last.transpose(1, 2)).float() * pair_query.shape[2] ** -0.5  # [B, L * S, S]
+        pairs = pairs.unflatten(1, firsts.shape[1:])  # [B, L, S, S]
+        logits = firsts[..., :, None] + lasts[..., None, :] + pairs  # [B, L, S, S]
+        ordered = torch.ones(logits.shape[2:], dtype=torch.bool, device=logits.device).triu()  # [S, S]
         logits = logits.masked_fill(~ordered, -1e4)
-        return F.log_softmax(logits.flatten(2), dim=-1).view_as(logits)
+        return F.log_softmax(logits.flatten(2), dim=-1).view_as(logits)  # over [S * S], then [B, L, S, S]
 
 
 class RAF(SpanPointer):
@@ -133,8 +130,8 @@ class RAF(SpanPointer):
         prefix: special ids before an utterance.
         suffix: special ids after it.
         ontology: ontology tokens.
-        scenario_transformer: the encoder of scenarios, where they have their own.
-        scenarios: how many of the bank have vectors of their own, the first ones.
+        scenario_transformer: the encoder of scenarios, where they have one of their own.
+        scenarios: the first so many scenarios of the bank have vectors of their own.
     """
 
     def __init__(
@@ -154,7 +151,6 @@ class RAF(SpanPointer):
             if scenario_transformer is None
             else PretrainedEncoder(config, scenario_transformer, prefix, suffix, c.width)
         )
-        self.pooling = c.pooling
         self.query_head = nn.Linear(c.width, c.retrieval_width)
         self.query_mlp = (
             nn.Sequential(
@@ -171,29 +167,29 @@ class RAF(SpanPointer):
         self.lift = c.lift if c.own_vectors else 1.0
         self.sharpness = nn.Parameter(torch.tensor(math.log(20.0)))
         self.fills_together = c.filling == "together"
-        # What is read together with an utterance leaves nothing for a table.
+        # Without a table, there are no leaf states to keep.
         self.leaf_width = 0 if self.fills_together else c.leaf_width
         self.leaf_head = nn.Linear(c.width, c.leaf_width) if self.leaf_width else None
         self.leaf_entry = nn.Linear(c.leaf_width, c.width) if self.leaf_width else None
         self.fill_blocks = nn.ModuleList(
             TransformerBlock(c.width, c.decoder_heads, c.decoder_heads, c.decoder_feed_forward, c.dropout)
-            for _ in range(c.fill_layers if self.leaf_width else 0)
+            for _ in range(1 if self.leaf_width else 0)
         )
         self.spans = SpanHead(c.width, c.spans == "joint")
 
     def load_extending_ontology(self, parameters: Mapping[str, Tensor], old: Sequence[str], new: Sequence[str]) -> None:
-        """See :meth:`parsers.pointer_network.PointerNetwork.load_extending_ontology`; those of a span pointer will do as well."""
+        """See :meth:`parsers.pointer_network.PointerNetwork.load_extending_ontology`; a span pointer's parameters do as well."""
         own = {name: value for name, value in self.state_dict().items() if name.startswith(RAF_PREFIXES)}
         loaded = {**own, **parameters}
         if self.own_vectors is not None and len(loaded["own_vectors"]) < len(self.own_vectors):
-            # A bank that goes on from another has that one's scenarios first.
+            # A bank merged into another one's has the other's scenarios first.
             known = loaded["own_vectors"]
             loaded["own_vectors"] = torch.cat((known.to(self.own_vectors), self.own_vectors.detach()[len(known) :]))
         super().load_extending_ontology(loaded, old, new)
 
     @property
     def bankable(self) -> bool:
-        """Whether all that is known of a scenario, but for the utterance, can be had from the encoder of utterances."""
+        """Whether the encoder of utterances alone gives all states of a scenario, independent of the utterance."""
         return not self.fills_together and self.scenario_encoder is None
 
     @property
@@ -203,21 +199,22 @@ class RAF(SpanPointer):
 
     def query(self, memory: Tensor, mask: Tensor | None) -> Tensor:
         """Utterance states ``[B, S, width]`` to unit vectors ``[B, retrieval_width]``."""
-        pooled = pool(memory, mask, self.pooling)
+        pooled = pool(memory, mask)
         query = self.query_head(pooled)
         if self.query_mlp is not None:
             query = query + self.query_mlp(pooled)
         return F.normalize(query.float(), dim=-1)
 
     def keys(self, glosses: Tensor) -> Tensor:
-        """What the scenarios of a bank are found by.
+        """Vectors of the scenarios of a bank.
 
         Args:
-            glosses: what their glosses say, unit vectors ``[N, retrieval_width]`` in the order of the bank, those that no
-                row has shown last.
+            glosses: unit vectors of their glosses ``[N, retrieval_width]`` in the order of the bank; scenarios without a
+                vector of their own come last.
 
         Returns:
-            Vectors ``[N, retrieval_width]``, of unit length but for those without one of their own where others have it.
+            Vectors ``[N, retrieval_width]``; of unit length, or of length ``lift`` for scenarios without a vector of their
+            own where others have one.
         """
         if self.own_vectors is None:
             return glosses
@@ -226,30 +223,59 @@ class RAF(SpanPointer):
         return named if len(glosses) == known else torch.cat((named, glosses[known:] * self.lift))
 
     def project_new_scenarios(self, states: Tensor, mask: Tensor, leaves: Tensor) -> tuple[Tensor, Tensor]:
-        """As :meth:`project_scenarios`, for scenarios that are added after training: the vectors that they are found by."""
+        """As :meth:`project_scenarios`, for scenarios added after training; the vectors are of length ``lift``."""
         glosses, leaf_states = self.project_scenarios(states, mask, leaves)
         return glosses * self.lift, leaf_states
 
-    def describe(self, pieces: Tensor, mask: Tensor, leaves: Tensor) -> tuple[Tensor, Tensor]:
-        """Scenarios by their glosses.
+    def encode_scenarios(self, pieces: Tensor, mask: Tensor, leaves: Tensor) -> tuple[Tensor, Tensor]:
+        """Encodes scenarios by their glosses.
 
         Args:
             pieces: ids ``[N, G]``.
             mask: ``[N, G]``, True at pieces.
-            leaves: ``[N, L]`` piece that each leaf stands at.
+            leaves: ``[N, L]`` piece of each leaf.
 
         Returns:
-            Unit vectors ``[N, retrieval_width]`` and leaf states ``[N, L, leaf_width]``, of width 0 where the encoder
-            fills.
+            Unit vectors ``[N, retrieval_width]`` and leaf states ``[N, L, leaf_width]``, of width 0 without a table.
         """
         return self.project_scenarios((self.scenario_encoder or self.encoder)(pieces, mask), mask, leaves)
 
     def project_scenarios(self, states: Tensor, mask: Tensor, leaves: Tensor) -> tuple[Tensor, Tensor]:
-        """As :meth:`describe`, for glosses that the encoder has read: its states ``[N, G, width]``."""
-        keys = F.normalize(self.key_head(pool(states, mask, self.pooling)).float(), dim=-1)
+        """As :meth:`encode_scenarios`, from the encoder's states of the glosses ``[N, G, width]``."""
+        keys = F.normalize(self.key_head(pool(states, mask)).float(), dim=-1)
         if self.leaf_head is None:
             return keys, states.new_zeros((*leaves.shape, 0))
-        return keys, self.leaf_head(at_places(states, leaves))
+        return keys, self.leaf_head(at_positions(states, leaves))
+
+    def fill_scenarios(
+        self,
+        memory: Tensor,
+        pieces: Tensor,
+        mask: Tensor | None,
+        scenario_ids: np.ndarray,
+        glosses: Glosses,
+        leaf_states: Callable[[np.ndarray], tuple[Tensor, Tensor]],
+    ) -> tuple[Tensor, Tensor]:
+        """Scores the spans of one scenario for each row, from leaf states or from the gloss, as ``filling`` says.
+
+        Args:
+            memory: utterance states ``[B, S, width]``.
+            pieces: of the utterances ``[B, S]``.
+            mask: ``[B, S]``, True at pieces, or None.
+            scenario_ids: ``[B]`` positions in the bank.
+            glosses: of the bank.
+            leaf_states: gives the states ``[B, L, leaf_width]`` and the mask ``[B, L]`` of the leaves of scenarios.
+
+        Returns:
+            Log-probabilities of first and last piece ``[B, L, S, S]``, and the mask of the leaves ``[B, L]``.
+        """
+        if self.fills_together:
+            gloss, gloss_mask, leaves, leaf_mask = (
+                torch.from_numpy(array).to(pieces.device) for array in glosses.batch(scenario_ids)
+            )
+            return self.fill_together(pieces, mask, gloss, gloss_mask, leaves), leaf_mask
+        leaves, leaf_mask = leaf_states(scenario_ids)
+        return self.fill(memory, mask, leaves, leaf_mask), leaf_mask
 
     def fill(self, memory: Tensor, mask: Tensor | None, leaves: Tensor, leaf_mask: Tensor | None) -> Tensor:
         """Scores the spans of each leaf.
@@ -273,51 +299,52 @@ class RAF(SpanPointer):
     def fill_together(
         self, pieces: Tensor, mask: Tensor | None, gloss: Tensor, gloss_mask: Tensor, leaves: Tensor
     ) -> Tensor:
-        """As :meth:`fill`, the encoder reading utterance, its special ids after it, and scenario in one sequence.
+        """As :meth:`fill`, with the encoder over one sequence of utterance, special ids and scenario.
 
         Args:
             pieces: of the utterances ``[B, S]``.
             mask: ``[B, S]``, True at pieces, or None.
             gloss: pieces of one scenario for each row ``[B, G]``.
             gloss_mask: ``[B, G]``, True at pieces.
-            leaves: ``[B, L]`` piece of the gloss that each leaf stands at.
+            leaves: ``[B, L]`` piece of the gloss for each leaf.
 
         Returns:
             Log-probabilities of first and last piece ``[B, L, S, S]``.
 
         Raises:
-            UsageError: both together are longer than the encoder reads.
+            UsageError: both together are longer than the encoder accepts.
         """
         size = pieces.shape[1]
         here = torch.ones_like(pieces, dtype=torch.bool) if mask is None else mask
         assert isinstance(self.encoder, PretrainedEncoder)
-        between = self.encoder.suffix.expand(len(pieces), -1)
-        kept = torch.cat((here, torch.ones_like(between, dtype=torch.bool), gloss_mask), dim=1)
+        between = self.encoder.suffix.expand(len(pieces), -1)  # [B, special ids]
+        kept = torch.cat((here, torch.ones_like(between, dtype=torch.bool), gloss_mask), dim=1)  # [B, T]
         lengths = kept.sum(dim=1).cpu().numpy()
         longest = len(self.encoder.prefix) + int(lengths.max()) + between.shape[1]
         if longest > MAX_PIECES:
             raise UsageError(
                 "E417",
-                f"an utterance and a scenario make {longest} pieces together; {MAX_PIECES} are read at most.",
-                remedy="Pass one request at a time, or train with filling: table, which reads them apart.",
+                f"an utterance and a scenario have {longest} pieces together; the encoder accepts {MAX_PIECES} at most.",
+                remedy="Pass one request at a time, or train with filling: table, which encodes them apart.",
             )
-        # Padding goes behind the scenario, for places are counted from the left; what no row needs is cut off, or a long
-        # utterance and the long scenario of another row would make a sequence that the encoder has no places for. Rows of
-        # like length are read together, for scenarios are of very different lengths.
-        order = (~kept).to(torch.int8).sort(dim=1, stable=True).indices
-        read, kept = torch.cat((pieces, between, gloss), dim=1).gather(1, order), kept.gather(1, order)
-        at = here.sum(dim=1, keepdim=True) + between.shape[1] + leaves
-        groups, asked, states = [], [], []
-        for group in by_length(lengths, TOGETHER):
+        # Padding moves behind the scenario, because positions count from the left. Columns of padding alone are cut off, so
+        # that a long utterance and the long scenario of another row do not exceed the encoder's positions. Rows of like
+        # length share a group, because scenarios differ much in length.
+        order = (~kept).to(torch.int8).sort(dim=1, stable=True).indices  # [B, T], padding last
+        sequence = torch.cat((pieces, between, gloss), dim=1).gather(1, order)  # [B, T]
+        kept = kept.gather(1, order)
+        leaf_pieces = here.sum(dim=1, keepdim=True) + between.shape[1] + leaves  # [B, L] positions in the sequence
+        groups, leaf_states, utterance_states = [], [], []
+        for group in by_length(lengths, MAX_TOKENS_PER_GROUP):
             rows, width = torch.from_numpy(group).to(pieces.device), max(size, int(lengths[group[-1]]))
-            known = self.encoder(read[rows, :width], kept[rows, :width])
-            asked.append(at_places(known, at[rows]))
-            states.append(known[:, :size])
+            states = self.encoder(sequence[rows, :width], kept[rows, :width])  # [group, width, W]
+            leaf_states.append(at_positions(states, leaf_pieces[rows]))  # [group, L, W]
+            utterance_states.append(states[:, :size])  # [group, S, W]
             groups.append(rows)
-        back = torch.cat(groups).argsort()
-        return self.spans(torch.cat(asked)[back], torch.cat(states)[back], mask)
+        back = torch.cat(groups).argsort()  # from the order of the groups to that of the rows
+        return self.spans(torch.cat(leaf_states)[back], torch.cat(utterance_states)[back], mask)
 
 
-def at_places(states: Tensor, places: Tensor) -> Tensor:
-    """States ``[B, S, W]`` at ``places [B, L]``: ``[B, L, W]``."""
-    return states.gather(1, places[:, :, None].expand(-1, -1, states.shape[2]))
+def at_positions(states: Tensor, positions: Tensor) -> Tensor:
+    """States ``[B, S, W]`` at ``positions [B, L]``: ``[B, L, W]``."""
+    return states.gather(1, positions[:, :, None].expand(-1, -1, states.shape[2]))

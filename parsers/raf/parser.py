@@ -1,9 +1,9 @@
-"""Parsing by retrieving and filling, with a way out of the bank.
+"""Parsing by retrieving and filling scenarios, beside a span pointer that composes frames outside of the bank.
 
 Every utterance gets candidates of two origins: scenarios of the bank, filled; and frames that the span pointer
-composes. Each candidate is judged by the retrieval, the filling and the composing module alike, so that a frame that
-all of them find likely wins over one that only its own module does. The weights of the three, and what a frame outside
-of the bank gets in place of a retrieval score, are calibrated on eval rows (:mod:`parsers.raf.calibration`).
+composes. The retrieval, the filling and the composing module score every candidate, so that a frame that all of them find
+likely wins over one that only its own module does. The weights of the three, and the score that a frame outside of the
+bank gets in place of a retrieval score, are calibrated on eval rows (:mod:`parsers.raf.calibration`).
 
 Nothing here imports torch.
 """
@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from frames.errors import FrameError, one_of
+from frames.errors import FrameError
 from frames.frame import Frame
 from frames.linearization import CLOSE, TEXT, Token
 from frames.ontology import Ontology
@@ -25,50 +24,11 @@ from frames.tokenization import PieceTokenizer, Source
 from parsers.constrained import LengthCandidate
 from parsers.groups import in_groups
 from parsers.interface import Hypothesis
-from parsers.nar import Backend, DecodingConfig, Encoded, NonAutoregressiveParser
+from parsers.nar import Backend, Encoded, NonAutoregressiveParser
+from parsers.raf.candidate import Candidate, CandidateScores, RAFDecodingConfig, weigh
 from parsers.raf.filling import NEVER, best_spans
-from retrieval.bank import ScenarioBank
-from retrieval.index import KINDS, ScenarioIndex
 from retrieval.scenario import Scenario
-
-
-@dataclass
-class RAFDecodingConfig(DecodingConfig):
-    """How candidates are found and weighed.
-
-    Attributes:
-        index: how scenarios are searched, a name in :data:`retrieval.index.KINDS`; all but ``flat`` are for large banks.
-        scenarios: scenarios retrieved and filled for each utterance, at most.
-        scenario_margin: scenarios whose log-probability is further than this behind the likeliest one's are not filled,
-            and filled ones that the span pointer's decoder finds so much less likely than its best are not looked at
-            further.
-        compositions: frames that the span pointer adds, at most; 0 never leaves the bank, which is the paper's way. Those
-            further than ``rescoring_margin`` behind its best are left out.
-        retrieval_weight: of a scenario's log-probability among those retrieved.
-        fill_weight: of the log-probability of its spans.
-        compose_weight: of the span pointer's log-probability of the same frame; 0 leaves it out. With ``rescored``, its
-            rescorer judges candidates too, and at a ``rescoring_weight`` of 1 it alone, which is faster.
-        leave_score: what a composed frame outside of the bank gets in place of the first two.
-    """
-
-    index: str = "flat"
-    scenarios: int = 8
-    scenario_margin: float = 6.0
-    compositions: int = 4
-    retrieval_weight: float = 1.0
-    fill_weight: float = 1.0
-    compose_weight: float = 1.0
-    leave_score: float = -4.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        one_of("index", self.index, KINDS)
-        if self.scenarios < 1 or self.compositions < 0:
-            raise ValueError(
-                f"scenarios {self.scenarios} must be at least 1, compositions {self.compositions} at least 0"
-            )
-        if self.compositions and not self.compose_weight:
-            raise ValueError("compositions are judged by the span pointer: give compose_weight, or compositions: 0")
+from retrieval.table import ScenarioTable
 
 
 class RAFBackend(Backend, Protocol):
@@ -78,96 +38,28 @@ class RAFBackend(Backend, Protocol):
         """Encoder states and mask ``[B, S]`` to vectors ``[B, D]``."""
         ...
 
-    def fill(self, encoded: Encoded, rows: np.ndarray, places: np.ndarray, table: ScenarioTable) -> np.ndarray:
-        """Scores the spans ``[N, L, S, S]`` of the scenarios at ``places [N]`` over the utterances ``rows [N]``."""
+    def fill(self, encoded: Encoded, rows: np.ndarray, scenario_ids: np.ndarray, table: ScenarioTable) -> np.ndarray:
+        """Log-probabilities of the spans ``[N, L, S, S]`` of scenarios over utterances.
+
+        Args:
+            encoded: a batch of utterances.
+            rows: ``[N]`` utterances of the batch.
+            scenario_ids: ``[N]`` a scenario for each of them, as positions in the bank.
+            table: the bank.
+        """
         ...
 
 
-class LeafRows:
-    """Where the leaves of each scenario stand in a table that holds those of all, one scenario after another.
-
-    Args:
-        counts: leaves of each scenario ``[N]``.
-    """
-
-    def __init__(self, counts: np.ndarray) -> None:
-        self.counts = counts
-        self._ends = counts.cumsum()
-
-    def of(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rows ``[N, L]`` of the scenarios at these places, and mask ``[N, L]``, True at leaves; ``L`` is at least 1."""
-        counts = self.counts[places]
-        steps = np.arange(max(1, int(counts.max())))
-        rows = (self._ends[places] - counts)[:, None] + steps[None, :]
-        return np.minimum(rows, max(0, int(self._ends[-1]) - 1)), steps[None, :] < counts[:, None]
+#: Log-probability of scenarios by their ids, for one utterance.
+Retrieved = dict[int, float]
 
 
-class ScenarioTable:
-    """What an encoder has made of a bank.
+class KnownCandidate(NamedTuple):
+    """A candidate whose labels the span pointer knows: its row in the batch, and its target ids."""
 
-    Args:
-        bank: the scenarios.
-        index: their vectors.
-        scale: factor of inner products.
-        leaves: states of all leaves of all scenarios, in the order of the bank, ``[leaves, W]``.
-    """
-
-    def __init__(self, bank: ScenarioBank, index: ScenarioIndex, scale: float, leaves: np.ndarray) -> None:
-        self.bank, self.index, self.scale, self.leaves = bank, index, scale, leaves
-        self.rows = LeafRows(np.array([scenario.leaves for scenario in bank], dtype=np.int64))
-
-    def added(self, new: ScenarioBank, vectors: np.ndarray, leaves: np.ndarray) -> ScenarioTable:
-        """This table and further scenarios.
-
-        Args:
-            new: scenarios that the bank does not have.
-            vectors: ``[N, D]``, of the encoder that made the others.
-            leaves: states of their leaves ``[leaves, W]``.
-        """
-        bank = self.bank.added(new)
-        index = self.index.added(vectors, bank.digest)
-        return ScenarioTable(bank, index, self.scale, np.concatenate((self.leaves, leaves.astype(self.leaves.dtype))))
-
-    def removed(self, scenario: Scenario) -> ScenarioTable:
-        """This table without a scenario.
-
-        Raises:
-            UsageError: the bank does not have it, or the index can't forget it.
-        """
-        bank, place = self.bank.removed(scenario), self.bank.id(scenario)
-        assert place is not None
-        leaves = np.delete(self.leaves, self.rows.of(np.array([place]))[0][0, : scenario.leaves], axis=0)
-        return ScenarioTable(bank, self.index.removed(place, bank.digest), self.scale, leaves)
-
-    def of(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Leaf states ``[N, L, W]`` and mask ``[N, L]`` of the scenarios at these places, ``L`` at least 1."""
-        rows, mask = self.rows.of(places)
-        return self.leaves[rows].astype(np.float32, copy=False), mask
-
-
-@dataclass
-class Candidate:
-    """One frame and what speaks for it; log-probabilities are None where a module can't tell.
-
-    Attributes:
-        tokens: the frame in the span form.
-        origin: ``bank`` or ``composed``.
-        scenario: its scenario.
-        retrieval: of the scenario among those retrieved.
-        fill: of the spans in the scenario.
-        composed: of the frame under the span pointer's decoder.
-        judged: of the frame under its rescorer.
-        score: the weighted sum.
-    """
-
-    tokens: list[Token]
-    origin: str
-    scenario: Scenario
-    retrieval: float | None = None
-    fill: float | None = None
-    composed: float | None = None
-    judged: float | None = None
-    score: float = NEVER
+    candidate: Candidate
+    row: int
+    ids: list[int]
 
 
 class RAFParser(NonAutoregressiveParser):
@@ -177,7 +69,7 @@ class RAFParser(NonAutoregressiveParser):
         backend: the model.
         tokenizer: cuts utterances.
         ontology: labels and nesting of what can be composed; scenarios of the bank may have others.
-        table: the bank as the model's encoder reads it.
+        table: the bank as the model's encoder has encoded it.
         config: how to decode.
     """
 
@@ -202,12 +94,38 @@ class RAFParser(NonAutoregressiveParser):
         added = [Frame.parse(str(scenario)) for scenario in table.bank if not table.bank.count(scenario)]
         self.ontology = self._composable.merged(Ontology.from_frames(added)) if added else self._composable
 
+    def vectors(self, utterances: Sequence[str]) -> np.ndarray:
+        """Vectors of utterances ``[B, D]``, to be compared with those of scenarios."""
+        encoded = self._encode(self.tokenizer.batch(list(utterances)))
+        return self.backend.query(encoded.memory, encoded.mask)
+
+    def retrieved(self, sources: list[Source], scenarios: int) -> list[np.ndarray]:
+        """Ids of the ``scenarios`` likeliest scenarios of each utterance, best first."""
+
+        def search(group: list[Source]) -> list[np.ndarray]:
+            encoded = self._encode(group)
+            return list(self.table.index.search(self.backend.query(encoded.memory, encoded.mask), scenarios)[1])
+
+        return in_groups(sources, search, self.workers)
+
+    def filled(self, sources: list[Source], scenario_ids: Sequence[int]) -> list[Candidate]:
+        """Each utterance in the scenario given for it; all utterances are one batch."""
+        retrieved: list[Retrieved] = [{scenario_id: 0.0} for scenario_id in scenario_ids]
+        candidates, span_scores = self._fill(self._encode(sources), retrieved)
+        self._merge(candidates, [[] for _ in sources], retrieved, span_scores)
+        return [row[0] for row in candidates]
+
+    def candidates(self, sources: list[Source]) -> list[list[Candidate]]:
+        """The candidates of each utterance, at least one, not weighed yet."""
+        return in_groups(sources, self._candidates, self.workers)
+
     def _parse(self, sources: list[Source], n_best: int) -> Iterator[list[Hypothesis]]:
         for source, candidates in zip(sources, self._candidates(sources, n_best), strict=True):
-            for candidate in candidates:
-                candidate.score = weigh(candidate, self.config)
+            totals = weigh(CandidateScores.from_candidates([candidates]), self.config)[0]
+            for candidate, total in zip(candidates, totals.tolist(), strict=True):
+                candidate.score = total
             candidates.sort(key=lambda candidate: -candidate.score)
-            trace = {"pieces": source.pieces, "candidates": [_to_trace(candidate) for candidate in candidates]}
+            trace = {"pieces": source.pieces, "candidates": [candidate.to_trace() for candidate in candidates]}
             yield [
                 Hypothesis(
                     self.form.decode(candidate.tokens, source), candidate.score, {"tokens": candidate.tokens, **trace}
@@ -215,212 +133,209 @@ class RAFParser(NonAutoregressiveParser):
                 for candidate in candidates[: 1 if n_best == 1 else None]
             ]
 
-    def vectors(self, utterances: Sequence[str]) -> np.ndarray:
-        """What scenarios are retrieved by, ``[B, D]``."""
-        encoded = self._encode(self.tokenizer.batch(list(utterances)))
-        return self.backend.query(encoded.memory, encoded.mask)
-
-    def retrieved(self, sources: list[Source], scenarios: int) -> list[np.ndarray]:
-        """Places in the bank of the likeliest scenarios of each utterance, best first."""
-
-        def work(group: list[Source]) -> list[np.ndarray]:
-            encoded = self._encode(group)
-            return list(self.table.index.search(self.backend.query(encoded.memory, encoded.mask), scenarios)[1])
-
-        return in_groups(sources, work, self.workers)
-
-    def filled(self, sources: list[Source], places: Sequence[int]) -> list[Candidate]:
-        """Each utterance in the scenario at the place given for it; all are read together."""
-        chosen = [{place: 0.0} for place in places]
-        return [row[0] for row in self._filled(self._encode(sources), chosen, [[] for _ in sources])]
-
-    def candidates(self, sources: list[Source]) -> list[list[Candidate]]:
-        """The candidates of each utterance, at least one, not weighed yet."""
-        return in_groups(sources, self._candidates, self.workers)
-
     def _candidates(self, sources: list[Source], n_best: int = 1) -> list[list[Candidate]]:
-        encoded = self._encode(sources)
-        # Who asks for several frames wants to see what else was thought of.
-        return_all = n_best > 1
-        composed, scored = self._composed(encoded, math.inf if return_all else self.config.rescoring_margin)
-        scores, places = self.table.index.search(
-            self.backend.query(encoded.memory, encoded.mask), self.config.scenarios
-        )
-        found = scores * self.table.scale
-        log_probs = found - np.log(np.exp(found - found[:, :1]).sum(axis=1, keepdims=True)) - found[:, :1]
-        near = (places >= 0) & (return_all | (log_probs >= log_probs[:, :1] - self.config.scenario_margin))
-        chosen: list[dict[int, float]] = [
-            dict(zip(places[row, near[row]].tolist(), log_probs[row, near[row]].tolist(), strict=True))
-            for row in range(len(sources))
-        ]
-        for row, frames in enumerate(composed):
-            for candidate in frames:
-                place = self.table.bank.id(candidate.scenario)
-                if place is not None and place not in chosen[row]:
-                    # If it was not even retrieved, how much less likely it is than the last the index does not tell.
-                    at = np.flatnonzero(places[row] == place)
-                    chosen[row][place] = float(log_probs[row, at[0] if len(at) else -1])
-        filled = self._filled(encoded, chosen, composed)
-        return self._score_candidates(encoded, filled, scored, math.inf if return_all else self.config.scenario_margin)
+        """The candidates of each utterance with the scores of all modules, at least one, not weighed yet.
 
-    def _composed(
+        1. Compose the span pointer's best frames.
+        2. Retrieve the likeliest scenarios of the bank; those of composed frames that the bank has join them.
+        3. Fill every scenario with its best spans.
+        4. Merge: a frame found both ways is one candidate.
+        5. Score every candidate by the span pointer's decoder and rescorer.
+
+        ``n_best`` above 1 ignores the margins and returns all candidates.
+        """
+        return_all = n_best > 1
+        encoded = self._encode(sources)
+        # Step 1: compose.
+        composed, scored_lengths = self._compose(encoded, math.inf if return_all else self.config.rescoring_margin)
+        # Step 2: retrieve.
+        retrieved = self._retrieve(encoded, composed, math.inf if return_all else self.config.scenario_margin)
+        # Step 3: fill.
+        candidates, span_scores = self._fill(encoded, retrieved)
+        # Step 4: merge.
+        self._merge(candidates, composed, retrieved, span_scores)
+        # Step 5: score.
+        margin = math.inf if return_all else self.config.scenario_margin
+        return self._score_candidates(encoded, candidates, scored_lengths, margin)
+
+    def _compose(
         self, encoded: Encoded, margin: float
     ) -> tuple[list[list[Candidate]], list[dict[int, LengthCandidate]]]:
-        """Frames of the span pointer within the margin, best first, and the scores of the lengths that it looked at."""
+        """The span pointer's frames within the margin, best first, and the lengths that it has scored, of each row."""
         if not self.config.compositions:
             return [[] for _ in encoded.sources], [{} for _ in encoded.sources]
-        ranked, prior = self._lengths(encoded)
-        decoded, scored = self._search(encoded, ranked, prior, self.config.compositions, margin)
+        length_beam, prior = self._lengths(encoded)
+        decoded, scored = self._search(encoded, length_beam, prior, self.config.compositions, margin)
         frames = [
             [
-                Candidate(tokens, "composed", template(tokens), composed=d.score)
+                Candidate(tokens, "composed", template(tokens), decoder_score=d.score)
                 for d in row
                 for tokens in [self.ids.decode(d.ids)]
             ]
             for row in decoded
         ]
-        # The likeliest lengths were looked at, more of them for some rows than for others.
-        return frames, [dict(zip(row.tolist(), known, strict=False)) for row, known in zip(ranked, scored, strict=True)]
+        # The search scores a length beam from its likeliest length on, and no further than it has to: strict=False.
+        scored_lengths = [
+            dict(zip(lengths.tolist(), scores, strict=False))
+            for lengths, scores in zip(length_beam, scored, strict=True)
+        ]
+        return frames, scored_lengths
 
-    def _filled(
-        self, encoded: Encoded, chosen: list[dict[int, float]], composed: list[list[Candidate]]
-    ) -> list[list[Candidate]]:
-        """All candidates with the scores of retrieval and filling."""
-        rows = np.repeat(np.arange(len(chosen)), [len(row) for row in chosen])
-        places = np.array([place for row in chosen for place in row], dtype=np.int64)
-        scores = self.backend.fill(encoded, rows, places, self.table)
+    def _retrieve(self, encoded: Encoded, composed: list[list[Candidate]], margin: float) -> list[Retrieved]:
+        """Log-probabilities of the likeliest scenarios within the margin, and of the composed frames' that the bank has."""
+        query = self.backend.query(encoded.memory, encoded.mask)
+        scores, scenario_ids = self.table.index.search(query, self.config.scenarios)
+        scores = scores * self.table.scale
+        log_probs = scores - np.log(np.exp(scores - scores[:, :1]).sum(axis=1, keepdims=True)) - scores[:, :1]
+        near = (scenario_ids >= 0) & (log_probs >= log_probs[:, :1] - margin)
+        retrieved: list[Retrieved] = [
+            dict(zip(scenario_ids[row, near[row]].tolist(), log_probs[row, near[row]].tolist(), strict=True))
+            for row in range(len(encoded.sources))
+        ]
+        for row, frames in enumerate(composed):
+            for candidate in frames:
+                scenario_id = self.table.bank.id(candidate.scenario)
+                if scenario_id is not None and scenario_id not in retrieved[row]:
+                    # A scenario that the index did not return is no likelier than the last one that it did.
+                    found = np.flatnonzero(scenario_ids[row] == scenario_id)
+                    retrieved[row][scenario_id] = float(log_probs[row, found[0] if len(found) else -1])
+        return retrieved
+
+    def _fill(
+        self, encoded: Encoded, retrieved: list[Retrieved]
+    ) -> tuple[list[list[Candidate]], dict[tuple[int, int], np.ndarray]]:
+        """Candidates of each row from its scenarios, and span scores ``[L, S, S]`` by row and scenario id.
+
+        A scenario with more leaves than the utterance has words gives no candidate.
+        """
+        rows = np.repeat(np.arange(len(retrieved)), [len(of_row) for of_row in retrieved])
+        scenario_ids = np.array([scenario_id for of_row in retrieved for scenario_id in of_row], dtype=np.int64)
+        scores = self.backend.fill(encoded, rows, scenario_ids, self.table)
         firsts = np.zeros(encoded.mask.shape, dtype=bool)
         lasts = np.zeros(encoded.mask.shape, dtype=bool)
         for row, source in enumerate(encoded.sources):
-            edges = source.edges
-            firsts[row, list(edges.firsts)] = lasts[row, list(edges.lasts)] = True
-        spans, totals = best_spans(scores, self.table.rows.counts[places], firsts[rows], lasts[rows])
-        filled: list[list[Candidate]] = [[] for _ in chosen]
-        at = {(row, place): k for k, (row, place) in enumerate(zip(rows.tolist(), places.tolist(), strict=True))}
-        for (row, place), k in at.items():
-            scenario = self.table.bank[place]
+            firsts[row, list(source.edges.firsts)] = lasts[row, list(source.edges.lasts)] = True
+        spans, totals = best_spans(scores, self.table.leaf_rows.counts[scenario_ids], firsts[rows], lasts[rows])
+        candidates: list[list[Candidate]] = [[] for _ in retrieved]
+        span_scores = {}
+        for k, (row, scenario_id) in enumerate(zip(rows.tolist(), scenario_ids.tolist(), strict=True)):
+            span_scores[row, scenario_id] = scores[k]
+            scenario = self.table.bank[scenario_id]
             if totals[k] > NEVER / 2:
                 tokens = scenario.fill([tuple(span) for span in spans[k, : scenario.leaves].tolist()])
-                filled[row].append(Candidate(tokens, "bank", scenario, chosen[row][place], float(totals[k])))
+                log_prob = retrieved[row][scenario_id]
+                candidates[row].append(Candidate(tokens, "bank", scenario, log_prob, float(totals[k])))
+        return candidates, span_scores
+
+    def _merge(
+        self,
+        candidates: list[list[Candidate]],
+        composed: list[list[Candidate]],
+        retrieved: list[Retrieved],
+        span_scores: dict[tuple[int, int], np.ndarray],
+    ) -> None:
+        """Adds composed frames to the filled candidates of each row, with their scores of retrieval and filling."""
         for row, frames in enumerate(composed):
-            if not filled[row] and not frames:
-                # Too few words for every scenario: the likeliest one's intent by itself.
-                likeliest = self.table.bank[max(chosen[row], key=chosen[row].__getitem__)]
+            if not candidates[row] and not frames:
+                # Too few words for every scenario: the likeliest one's intent alone.
+                likeliest = self.table.bank[max(retrieved[row], key=retrieved[row].__getitem__)]
                 bare = Scenario((likeliest.tokens[0], CLOSE))
-                filled[row].append(Candidate(list(bare.tokens), "bank", bare, min(chosen[row].values()), 0.0))
-            known = {tuple(candidate.tokens): candidate for candidate in filled[row]}
-            for candidate in frames:
-                twin = known.get(tuple(candidate.tokens))
-                if twin is not None:
-                    twin.composed = candidate.composed
+                candidates[row].append(Candidate(list(bare.tokens), "bank", bare, min(retrieved[row].values()), 0.0))
+            filled = {tuple(candidate.tokens): candidate for candidate in candidates[row]}
+            for frame in frames:
+                same = filled.get(tuple(frame.tokens))
+                if same is not None:
+                    same.decoder_score = frame.decoder_score
                     continue
-                found = self.table.bank.id(candidate.scenario)
-                if found is not None:
-                    candidate.retrieval = chosen[row][found]
-                    candidate.fill = _spans_score(scores[at[row, found]], candidate.tokens)
-                filled[row].append(candidate)
-        return filled
+                scenario_id = self.table.bank.id(frame.scenario)
+                if scenario_id is not None:
+                    frame.retrieval_score = retrieved[row][scenario_id]
+                    frame.fill_score = _spans_score(span_scores[row, scenario_id], frame.tokens)
+                candidates[row].append(frame)
 
     def _score_candidates(
-        self, encoded: Encoded, filled: list[list[Candidate]], scored: list[dict[int, LengthCandidate]], margin: float
+        self,
+        encoded: Encoded,
+        candidates: list[list[Candidate]],
+        scored_lengths: list[dict[int, LengthCandidate]],
+        margin: float,
     ) -> list[list[Candidate]]:
-        """Adds what the span pointer, and its rescorer, think of the candidates that have labels known to them.
+        """Adds the scores of the span pointer's decoder and rescorer to candidates with labels that it knows.
 
         Args:
             encoded: the rows.
-            filled: their candidates; a lone one needs no judge.
-            scored: of each row, the lengths that the decoder has scored so far.
-            margin: how far behind the decoder's best a candidate may be.
+            candidates: of each row; a single candidate of a row is not scored.
+            scored_lengths: of each row, the lengths that the decoder has scored so far.
+            margin: candidates whose decoder score is further than this behind the best of their row are dropped.
 
         Returns:
-            The candidates within the margin, and those with labels that the span pointer was not trained on.
+            The candidates that are left, those with labels unknown to the span pointer among them.
         """
         c = self.config
         if not c.compose_weight:
-            return filled
-        longest = encoded.priors.shape[1] - 1
-        known: list[tuple[Candidate, int, list[int]]] = []
-        for row, candidates in enumerate(filled):
-            for candidate in candidates if len(candidates) > 1 else []:
-                if len(candidate.tokens) <= longest:
+            return candidates
+        known = self._known(candidates, encoded.priors.shape[1] - 1)
+        if not (c.rescored and c.rescoring_weight == 1):
+            unscored = [entry for entry in known if entry.candidate.decoder_score is None]
+            self._score_by_decoder(encoded, unscored, scored_lengths, _floors(candidates, margin))
+            candidates = [
+                [x for x in of_row if x.decoder_score is None or x.decoder_score >= floor]
+                for of_row, floor in zip(candidates, _floors(candidates, margin), strict=True)
+            ]
+            known = self._known(candidates, encoded.priors.shape[1] - 1)
+        if c.rescored:
+            scores = self._rescore(encoded, [(entry.row, entry.ids) for entry in known])
+            for entry, score in zip(known, scores, strict=True):
+                entry.candidate.rescorer_score = score
+        return candidates
+
+    def _known(self, candidates: list[list[Candidate]], max_length: int) -> list[KnownCandidate]:
+        """Candidates with labels and lengths that the span pointer knows, of rows with more than one candidate."""
+        known = []
+        for row, of_row in enumerate(candidates):
+            for candidate in of_row if len(of_row) > 1 else []:
+                if len(candidate.tokens) <= max_length:
                     try:
-                        known.append((candidate, row, self.ids.encode(candidate.tokens)))
+                        known.append(KnownCandidate(candidate, row, self.ids.encode(candidate.tokens)))
                     except FrameError:
                         continue
-        if not (c.rescored and c.rescoring_weight == 1):
-            unknown = [entry for entry in known if entry[0].composed is None]
-            self._compose(encoded, unknown, scored, _floors(filled, margin))
-            floors = _floors(filled, margin)
-            filled = [
-                [x for x in candidates if x.composed is None or x.composed >= floor]
-                for candidates, floor in zip(filled, floors, strict=True)
-            ]
-            known = [
-                (candidate, row, ids)
-                for candidate, row, ids in known
-                if len(filled[row]) > 1 and candidate.composed is not None and candidate.composed >= floors[row]
-            ]
-        if c.rescored:
-            judged = self._rescore(encoded, [(row, ids) for _, row, ids in known])
-            for (candidate, _, _), score in zip(known, judged, strict=True):
-                candidate.judged = score
-        return filled
+        return known
 
-    def _compose(
+    def _score_by_decoder(
         self,
         encoded: Encoded,
-        candidates: list[tuple[Candidate, int, list[int]]],
-        scored: list[dict[int, LengthCandidate]],
+        known: list[KnownCandidate],
+        scored_lengths: list[dict[int, LengthCandidate]],
         floors: list[float],
     ) -> None:
-        """The decoder's log-probability of candidates of rows, spelled by ids; those of one length share a pass.
+        """Sets the decoder's log-probability of candidates; candidates of one row and length share a pass.
 
-        A candidate whose length alone is below the floor of its row gets the length's, which is an upper bound.
+        A candidate whose length alone is below the floor of its row gets the length's log-probability, an upper bound.
         """
         priors = encoded.priors * self.config.length_weight
         wanted = dict.fromkeys(
             (row, len(ids))
-            for _, row, ids in candidates
-            if len(ids) not in scored[row] and priors[row, len(ids)] >= floors[row]
+            for _, row, ids in known
+            if len(ids) not in scored_lengths[row] and priors[row, len(ids)] >= floors[row]
         )
         if wanted:
             rows, lengths = (np.array(column, dtype=np.int64) for column in zip(*wanted, strict=True))
-            for (row, length), table in zip(wanted, self._tables(encoded, rows, lengths), strict=True):
-                scored[row][length] = LengthCandidate(float(priors[row, length]), table)
-        for candidate, row, ids in candidates:
-            candidate.composed = float(priors[row, len(ids)])
-            if (like := scored[row].get(len(ids))) is not None:
-                candidate.composed += sum(like.scores[i][token] for i, token in enumerate(ids))
+            for (row, length), scores in zip(wanted, self._tables(encoded, rows, lengths), strict=True):
+                scored_lengths[row][length] = LengthCandidate(float(priors[row, length]), scores)
+        for candidate, row, ids in known:
+            candidate.decoder_score = float(priors[row, len(ids)])
+            if (length_candidate := scored_lengths[row].get(len(ids))) is not None:
+                candidate.decoder_score += sum(length_candidate.scores[i][token] for i, token in enumerate(ids))
 
 
-def weigh(candidate: Candidate, config: RAFDecodingConfig) -> float:
-    """The weighted sum of what speaks for a candidate."""
-    c = config
-    if candidate.retrieval is None or candidate.fill is None:
-        own = c.leave_score
-    else:
-        own = c.retrieval_weight * candidate.retrieval + c.fill_weight * candidate.fill
-    composed = composition(candidate, c)
-    # Where the span pointer does not know the labels, retrieval and filling speak for it as well.
-    return own + c.compose_weight * (own if composed is None else composed)
-
-
-def composition(candidate: Candidate, config: RAFDecodingConfig) -> float | None:
-    """What decoder and rescorer of the span pointer together think of a candidate, or the one of them that was asked."""
-    decoder, rescorer = candidate.composed, candidate.judged
-    if decoder is None or rescorer is None:
-        return decoder if rescorer is None else rescorer
-    return (1 - config.rescoring_weight) * decoder + config.rescoring_weight * rescorer
-
-
-def _floors(filled: list[list[Candidate]], margin: float) -> list[float]:
-    """For each row the margin below what its likeliest candidate has, of those that the decoder was asked for so far."""
-    composed = [[c.composed for c in candidates if c.composed is not None] for candidates in filled]
-    return [max(scores, default=-math.inf) - margin for scores in composed]
+def _floors(candidates: list[list[Candidate]], margin: float) -> list[float]:
+    """For each row the decoder's best score so far less the margin, -inf where the decoder has scored none."""
+    scores = [[c.decoder_score for c in of_row if c.decoder_score is not None] for of_row in candidates]
+    return [max(of_row, default=-math.inf) - margin for of_row in scores]
 
 
 def template(tokens: Sequence[Token]) -> Scenario:
-    """The scenario of a frame in the span form: every pair of pointers a star."""
+    """The scenario of a frame in the span form: every pair of pointers becomes a star."""
     marked = [TEXT if isinstance(token, int) else token for token in tokens]
     pointers = 0
     kept = []
@@ -432,12 +347,7 @@ def template(tokens: Sequence[Token]) -> Scenario:
 
 
 def _spans_score(scores: np.ndarray, tokens: Sequence[Token]) -> float:
-    """Summed log-probability ``[L, S, S]`` of the spans that the tokens hold."""
+    """Summed log-probability (of ``[L, S, S]``) of the spans in the tokens of a frame."""
     pointers = [token for token in tokens if isinstance(token, int)]
     pairs = zip(pointers[::2], pointers[1::2], strict=True)
     return float(sum(scores[leaf, first, last] for leaf, (first, last) in enumerate(pairs)))
-
-
-def _to_trace(candidate: Candidate) -> dict[str, Any]:
-    """A candidate as plain values."""
-    return {**vars(candidate), "scenario": candidate.scenario.text}

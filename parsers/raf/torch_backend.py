@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from parsers.nar import Encoded
 from parsers.raf.model import RAF
-from parsers.raf.parser import ScenarioTable
 from parsers.torch_backend import TorchBackend
 from retrieval.glosses import Glosses
+from retrieval.table import ScenarioTable
 
 
 class RAFTorchBackend(TorchBackend):
-    """Runs retrieval and filling beside what :class:`parsers.torch_backend.TorchBackend` runs.
+    """Runs retrieval and filling, beside what :class:`parsers.torch_backend.TorchBackend` runs.
 
     Args:
         model: the parser's module.
-        glosses: of the bank, read again for every candidate by a model that fills together.
+        glosses: of the bank, for a model that encodes utterance and scenario together.
     """
 
     model: RAF
@@ -32,19 +31,20 @@ class RAFTorchBackend(TorchBackend):
         with self.evaluating():
             return self.model.query(memory, self._mask(mask)).float().cpu().numpy()
 
-    def fill(self, encoded: Encoded, rows: np.ndarray, places: np.ndarray, table: ScenarioTable) -> np.ndarray:
+    def fill(self, encoded: Encoded, rows: np.ndarray, scenario_ids: np.ndarray, table: ScenarioTable) -> np.ndarray:
         """See :class:`parsers.raf.parser.RAFBackend`."""
-        mask = self._mask(encoded.mask[rows])
+
+        def leaf_states(scenario_ids: np.ndarray) -> tuple[Tensor, Tensor]:
+            leaves, leaf_mask = table.leaf_states(scenario_ids)
+            return self._tensor(leaves), self._tensor(leaf_mask)
+
         with self.evaluating():
-            if self.model.fills_together:
-                gloss = self.glosses.batch(places)
-                scores = self.model.fill_together(
-                    self._tensor(encoded.pieces[rows]),
-                    mask,
-                    *map(self._tensor, (gloss.pieces, gloss.mask, gloss.leaves)),
-                )
-            else:
-                leaves, leaf_mask = table.of(places)
-                memory = torch.as_tensor(encoded.memory)[self._tensor(rows)]
-                scores = self.model.fill(memory, mask, self._tensor(leaves), self._mask(leaf_mask))
+            scores, _ = self.model.fill_scenarios(
+                encoded.memory[self._tensor(rows)],
+                self._tensor(encoded.pieces[rows]),
+                self._mask(encoded.mask[rows]),
+                scenario_ids,
+                self.glosses,
+                leaf_states,
+            )
             return scores.float().cpu().numpy()
