@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from data.synthetic import write_corpus
+from data.topv2.reader import Example, read_split
+
 #: Whether pytest-xdist runs this process as one of several.
 WORKER = "PYTEST_XDIST_WORKER" in os.environ
 # Read when torch and huggingface_hub are first imported, here and in the processes that tests start: a worker for each
 # core leaves nothing to do for threads, and no test needs a network.
 os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
-
-from data.synthetic import write_corpus
-from data.topv2.reader import Example, read_split
 
 # Rows and frames are small acyclic objects; at Python's own threshold, reading TOPv2 spends half its time collecting.
 gc.set_threshold(100_000, 20, 50)
