@@ -1,9 +1,23 @@
+import gc
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from data.synthetic import write_corpus
+from data.topv2.reader import Example, read_split
+
+#: Whether pytest-xdist runs this process as one of several.
+WORKER = "PYTEST_XDIST_WORKER" in os.environ
+# Read when torch and huggingface_hub are first imported, here and in the processes that tests start: a worker for each
+# core leaves nothing to do for threads, and no test needs a network.
+os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+
+# Rows and frames are small acyclic objects; at Python's own threshold, reading TOPv2 spends half its time collecting.
+gc.set_threshold(100_000, 20, 50)
 
 #: Rows of the small corpus that tests train on.
 SIZES = {"train": 700, "evaluation": 120, "test": 40}
@@ -40,6 +54,40 @@ TINY_RAF = [
 ]
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Says which tests stay on one worker, and lets the tests that start trainings begin early."""
+    for item in items:
+        group = _group(item)
+        if group:
+            item.add_marker(pytest.mark.xdist_group(group))
+    if WORKER:
+        items.sort(key=lambda item: _group(item) is not None or "repository" not in item.fixturenames)
+
+
+def _group(item: pytest.Item) -> str | None:
+    """Tests that share what one process holds in memory: the official rows, or a fixture of their module."""
+    if "official_rows" in item.fixturenames:
+        return "official_rows"
+    fixtures = item._fixtureinfo.name2fixturedefs.values()
+    return item.path.stem if any(found[-1].scope == "module" for found in fixtures) else None
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that the first worker to need it fills by ``make(folder)``, and all workers read."""
+    base = factory.getbasetemp()
+    # The workers of one run have folders of their own, side by side.
+    base = base.parent if WORKER else base
+    folder, done = base / name, base / f"{name}.done"
+    with FileLock(base / f"{name}.lock"):
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            done.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def topv2_root() -> Path:
     """The official corpus, where it is at hand."""
@@ -50,9 +98,17 @@ def topv2_root() -> Path:
 
 
 @pytest.fixture(scope="session")
+def official_rows(topv2_root: Path) -> dict[str, list[Example]]:
+    """All rows of TOPv2's training and evaluation files, by split."""
+    rows = {split: read_split(topv2_root, split) for split in ("train", "eval")}
+    assert {split: len(found) for split, found in rows.items()} == {"train": 124_597, "eval": 17_160}
+    return rows
+
+
+@pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small synthetic corpus on disk."""
-    return write_corpus(tmp_path_factory.mktemp("corpus") / "small", **SIZES)
+    return made_once(tmp_path_factory, "corpus", lambda folder: write_corpus(folder / "small", **SIZES)) / "small"
 
 
 @pytest.fixture(scope="session")
@@ -65,9 +121,8 @@ def run(tmp_path_factory: pytest.TempPathFactory, corpus: Path, repository: Path
     """The folder in which a tiny parser was trained through the installed command; holds runs/ and results/."""
     from tests.training import fit
 
-    folder = tmp_path_factory.mktemp("run")
-    fit(folder, corpus, repository, "--run=tiny", "--trainer.max_epochs=30")
-    return folder
+    words = ("--run=tiny", "--trainer.max_epochs=30")
+    return made_once(tmp_path_factory, "run", lambda folder: fit(folder, corpus, repository, *words))
 
 
 @pytest.fixture(scope="session")
@@ -79,30 +134,31 @@ def checkpoint(run: Path) -> Path:
 def bundle(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
     from assistants.export import export
 
-    return export(checkpoint, tmp_path_factory.mktemp("bundles") / "tiny")
+    return made_once(tmp_path_factory, "bundle", lambda folder: export(checkpoint, folder / "tiny")) / "tiny"
 
 
 @pytest.fixture(scope="session")
 def raf_checkpoint(tmp_path_factory: pytest.TempPathFactory, corpus: Path, repository: Path) -> Path:
     """A tiny RAF parser on a tiny encoder, trained through the installed command."""
-    from data.topv2.reader import read_split
     from tests.encoders import save_encoder
     from tests.training import fit
 
-    folder = tmp_path_factory.mktemp("raf")
     utterances = [example.utterance for example in read_split(corpus, "train")]
-    encoder = save_encoder(folder / "encoder", "bert", [*utterances, "[ intent | slot ]"])
-    words = [
-        f"--model.init_args.model.encoder={encoder}", f"--data.pretrained={encoder}", "--run=raf",
-        "--trainer.max_epochs=4", "--trainer.check_val_every_n_epoch=2",
-        "--model.init_args.optimization.bank_refresh_steps=20", *TINY_RAF,
-    ]  # fmt: skip
-    fit(folder, corpus, repository, *words, config=repository / "configs" / "raf_minilm.yaml")
-    return folder / "runs" / "raf" / "best.ckpt"
+
+    def train(folder: Path) -> None:
+        encoder = save_encoder(folder / "encoder", "bert", [*utterances, "[ intent | slot ]"])
+        words = [
+            f"--model.init_args.model.encoder={encoder}", f"--data.pretrained={encoder}", "--run=raf",
+            "--trainer.max_epochs=4", "--trainer.check_val_every_n_epoch=2",
+            "--model.init_args.optimization.bank_refresh_steps=20", *TINY_RAF,
+        ]  # fmt: skip
+        fit(folder, corpus, repository, *words, config=repository / "configs" / "raf_minilm.yaml")
+
+    return made_once(tmp_path_factory, "raf", train) / "runs" / "raf" / "best.ckpt"
 
 
 @pytest.fixture(scope="session")
 def raf_bundle(tmp_path_factory: pytest.TempPathFactory, raf_checkpoint: Path) -> Path:
     from assistants.export import export
 
-    return export(raf_checkpoint, tmp_path_factory.mktemp("bundles") / "raf")
+    return made_once(tmp_path_factory, "raf_bundle", lambda folder: export(raf_checkpoint, folder / "raf")) / "raf"

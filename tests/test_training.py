@@ -26,7 +26,7 @@ from parsers.encoders import LightweightConv
 from parsers.layout import Layout
 from parsers.nar import MASKED, DecodingConfig
 from parsers.pointer import PointerHead
-from tests.training import command, environment, fit
+from tests.training import command, environment, fit, fit_by_command
 
 SMALL = ConvNARConfig(
     width=32,
@@ -296,7 +296,7 @@ def test_two_processes_train_one_parser(tmp_path: Path, corpus: Path, repository
     arguments = ("--trainer.max_epochs=40", "--trainer.callbacks=null", "--trainer.check_val_every_n_epoch=40")
     fit(tmp_path, corpus, repository, *arguments, "--run=one", "--data.batch_size=64")
     two_processes = ("--trainer.strategy=ddp", "--trainer.devices=2", "--data.batch_size=32")
-    fit(tmp_path, corpus, repository, *arguments, "--run=two", *two_processes)
+    fit_by_command(tmp_path, corpus, repository, *arguments, "--run=two", *two_processes)
     one, two = (json.loads((tmp_path / "results" / run / "metrics.json").read_text()) for run in ("one", "two"))
     assert two["count"] == one["count"] == 120
     assert one["exact_match"] > 8
