@@ -35,7 +35,7 @@ def main() -> None:
     options.add_argument("--seq2seq", type=int, default=40, help="utterances for the seq2seq, which is slow")
     options.add_argument("--batch", type=int, default=256, help="utterances of a batch")
     options.add_argument("--batch-threads", type=int, default=2, help="threads of a batch")
-    options.add_argument("--out", type=Path, default=Path("results/latency.json"))
+    options.add_argument("--out", type=Path, default=Path("results/conv_nar/latency.json"))
     given = options.parse_args()
     torch.set_num_threads(1)
     parser = runtime.load(given.bundle, threads=1)

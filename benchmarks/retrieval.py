@@ -41,7 +41,7 @@ CHUNK = 256
 
 def main() -> None:
     """Measures, prints, writes and draws."""
-    given = options(__doc__, "results/raf_retrieval.json").parse_args()
+    given = options(__doc__, "results/raf_last_stage/retrieval.json").parse_args()
     root = data_root(given.data_root)
     examples = spread(read_split(root, given.split)[REPORTED], given.rows)
     parser = load_module(given.checkpoint)[0].parser()

@@ -64,7 +64,7 @@ def main() -> None:
     options.add_argument("--utterances", type=int, default=500)
     options.add_argument("--batch", type=int, default=128, help="utterances that memory is measured on")
     options.add_argument("--beam", type=int, default=5)
-    options.add_argument("--out", type=Path, default=Path("results/span_vs_index.json"))
+    options.add_argument("--out", type=Path, default=Path("results/conv_nar/span_vs_index.json"))
     given = options.parse_args()
     torch.set_num_threads(1)
     examples = random.Random(0).sample(read_split(data_root(given.data_root), given.split), given.utterances)

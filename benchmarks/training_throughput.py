@@ -33,7 +33,7 @@ def main() -> None:
     options.add_argument("--data-root")
     options.add_argument("--steps", type=int, default=40)
     options.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
-    options.add_argument("--out", type=Path, default=Path("results/training_throughput.json"))
+    options.add_argument("--out", type=Path, default=Path("results/conv_nar/training_throughput.json"))
     given = options.parse_args()
     config = yaml.safe_load(given.config.read_text(encoding="utf-8"))
     groups = config["model"]["init_args"]
