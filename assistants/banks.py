@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load, save
 
-from assistants.bundle import FILES, MANIFEST, Bundle, changeable
+from assistants.bundle import Bundle, changeable
 from frames.errors import BundleError
-from frames.files import sha256, whole_folder, write_bytes, write_json
+from frames.files import write_bytes
+from frames.folders import whole_folder, write_manifest
 from parsers.raf.parser import ScenarioTable
 from retrieval.bank import ScenarioBank
 from retrieval.index import ScenarioIndex
@@ -81,16 +82,16 @@ def change(path: Path | str, edit: Callable[[ScenarioTable], ScenarioTable]) -> 
 
     Raises:
         BundleError: see :func:`read`; or the bundle is a zip.
+        UsageError: the folder holds anything that is not the bundle's.
         MachineError: the disk is full; the bundle is left as it was.
     """
     path = Path(path)
     bundle = changeable(path)
     table = edit(read(bundle))
-    with whole_folder(path, FILES) as staging:
+    with whole_folder(path) as staging:
         manifest = dict(bundle.manifest)
         for name in manifest["files"]:
             if name not in (SCENARIOS, INDEX, LEAVES):
                 write_bytes(staging / name, bundle.read(name))
         manifest["scenarios"] = write(table, manifest["scenarios"]["gloss"], staging)
-        manifest["files"] = {file.name: sha256(file) for file in sorted(staging.iterdir())}
-        write_json(staging / MANIFEST, manifest)
+        write_manifest(staging, manifest)

@@ -14,12 +14,10 @@ from typing import Any
 
 from frames.errors import BundleError
 from frames.files import UNREADABLE_ZIP, write_json
+from frames.folders import MANIFEST
 
 #: Version of the format; a reader refuses another.
 FORMAT = 1
-MANIFEST = "manifest.json"
-#: Patterns of the names of files in a bundle folder.
-FILES = ("*.onnx", "*.json", "*.faiss", "*.safetensors")
 
 
 class Bundle:

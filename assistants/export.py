@@ -14,10 +14,12 @@ import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from assistants import banks, runtime
-from assistants.bundle import FILES, FORMAT, MANIFEST
+from assistants.bundle import FORMAT
 from assistants.graphs import difference, graphs, onnx_bytes
 from frames.errors import UsageError
-from frames.files import sha256, whole_folder, write_bytes, write_json
+from frames.files import write_bytes
+from frames.folders import check_replaceable, whole_folder, write_manifest
+from frames.outputs import check_output
 from lightning_modules.checkpoints import load_module
 from lightning_modules.evaluation import environment
 from lightning_modules.parser_module import ParserModule
@@ -34,6 +36,7 @@ def export(
     precisions: Sequence[str] = ("fp32", "int8"),
     metrics: dict[str, Any] | None = None,
     decoding: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Writes a bundle, whole or not at all.
 
@@ -43,6 +46,7 @@ def export(
         precisions: ``fp32``, ``int8`` or both.
         metrics: figures to carry in the manifest.
         decoding: options of decoding that differ from those of the checkpoint.
+        overwrite: replace a file at ``out`` that is not this program's; a folder never is.
 
     Returns:
         ``out``.
@@ -50,9 +54,13 @@ def export(
     Raises:
         BundleError: the checkpoint cannot be read, or the graphs do not compute what torch computes.
         MachineError: the disk is full; an existing bundle at ``out`` is left as it was.
-        UsageError: an unknown precision or option of decoding, or ``out`` is a folder that holds other things.
+        UsageError: an unknown precision or option of decoding, or ``out`` is or holds what this program did not write.
     """
     out = Path(out)
+    if out.suffix == ".zip":
+        check_output(out, overwrite)
+    else:
+        check_replaceable(out)
     unknown = set(precisions) - set(runtime.PRECISIONS)
     if unknown or not precisions:
         raise UsageError(
@@ -95,7 +103,7 @@ def _write(
 ) -> None:
     """Writes a bundle folder."""
     assert module.assets is not None and isinstance(module.model, NARModel)
-    with whole_folder(out, FILES) as staging:
+    with whole_folder(out) as staging:
         worst = 0.0
         for graph in graphs(module.model, module.assets.tokenizer.vocab_size):
             path = staging / f"{graph.name}.onnx"
@@ -120,9 +128,8 @@ def _write(
             **table,
             "largest_difference_from_torch": worst,
             "environment": environment(),
-            "files": {path.name: sha256(path) for path in sorted(staging.iterdir())},
         }
-        write_json(staging / MANIFEST, manifest)
+        write_manifest(staging, manifest)
 
 
 def _scenarios(module: RAFModule, folder: Path) -> dict[str, Any]:

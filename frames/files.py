@@ -5,17 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from fnmatch import fnmatch
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from frames.errors import BundleError, MachineError, UsageError
+from frames.errors import BundleError, MachineError
 
 #: What ``zipfile`` raises on reading a damaged archive, depending on which of its bytes are wrong.
 UNREADABLE_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
@@ -56,7 +53,7 @@ def write_bytes(path: Path | str, payload: bytes) -> None:
     except OSError as error:
         if temporary and os.path.exists(temporary):
             os.unlink(temporary)
-        raise _machine_error(path, error) from error
+        raise machine_error(path, error) from error
 
 
 def write_json(path: Path | str, value: Any) -> None:
@@ -99,56 +96,8 @@ def check_version(value: Mapping[str, Any], version: int, what: str, code: str, 
         )
 
 
-@contextmanager
-def whole_folder(path: Path | str, holds: Sequence[str]) -> Iterator[Path]:
-    """Yields a temporary sibling folder that becomes ``path`` only when the block ends without an error.
-
-    An existing folder at ``path`` is replaced at the very end and is untouched by a failure.
-
-    Args:
-        path: the folder.
-        holds: patterns of the names of files in such a folder; one with anything else in it is somebody's own.
-
-    Raises:
-        UsageError: an existing folder holds another file, or ``path`` is a file.
-        MachineError: an ``OSError`` inside the block (disk full, no permission).
-    """
-    path = Path(path)
-    _refuse_to_lose(path, holds)
-    staging: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        os.chmod(staging, 0o755)
-        yield staging
-        if path.exists():
-            retired = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            os.rename(path, retired / "old")
-            os.rename(staging, path)
-            shutil.rmtree(retired)
-        else:
-            os.rename(staging, path)
-    except OSError as error:
-        raise _machine_error(path, error) from error
-    finally:
-        if staging is not None and staging.exists():
-            shutil.rmtree(staging, ignore_errors=True)
-
-
-def _refuse_to_lose(path: Path, holds: Sequence[str]) -> None:
-    files = (file for file in path.rglob("*") if not file.is_dir())
-    others = (file for file in files if not any(fnmatch(file.name, pattern) for pattern in holds))
-    lost = path if path.is_file() else next(others, None)
-    if lost is not None:
-        raise UsageError(
-            "E407",
-            f"{lost.relative_to(path.parent)} would be lost if this folder were written.",
-            where=str(path),
-            remedy="Name a new folder, or move away what is there.",
-        )
-
-
-def _machine_error(path: Path, error: OSError) -> MachineError:
+def machine_error(path: Path, error: OSError) -> MachineError:
+    """The error for a file or folder that the system refused to read or write."""
     return MachineError(
         "E501",
         f"could not be written ({error.strerror or error}).",

@@ -228,7 +228,7 @@ class PieceTokenizer:
 
         place = locate(name)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(place, use_fast=True)
+            tokenizer = AutoTokenizer.from_pretrained(place.folder, gguf_file=place.gguf_file, use_fast=True)
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise UsageError(

@@ -16,6 +16,7 @@ import torch
 
 from data.topv2.reader import Example
 from frames.files import write_json, write_text
+from frames.outputs import PREDICTIONS_HEADER
 from lightning_modules.metrics import FrameExactMatch, rounded
 from parsers.interface import Parser
 
@@ -47,7 +48,7 @@ def evaluate(
     """
     # One process sees all examples, even where others wait for it (the end of a training on several).
     metric = FrameExactMatch(sorted({example.domain for example in examples}), is_valid, sync_on_compute=False)
-    rows = ["domain\tutterance\tgold\tpredicted\texact\n"]
+    rows = [PREDICTIONS_HEADER]
     spent = 0.0
     for begin in range(0, len(examples), CHUNK):
         chunk = examples[begin : begin + CHUNK]

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import logging
 
 from frames.errors import UsageError
-from frames.weights import PACKAGED, locate
+from frames.weights import locate
 from parsers.dropout import ByteDropout
 from parsers.encoders import noised, to_autocast_dtype
 
@@ -21,7 +21,7 @@ def load_transformer(name: str) -> PreTrainedModel:
     """A pretrained encoder with its weights.
 
     Args:
-        name: hub name, local folder, or short name of :data:`frames.weights.PACKAGED`.
+        name: hub name, local folder, or short name of :data:`frames.weights.PRETRAINED`.
 
     Raises:
         UsageError: it cannot be had here.
@@ -29,13 +29,13 @@ def load_transformer(name: str) -> PreTrainedModel:
     logging.set_verbosity_error()
     place = locate(name)
     try:
-        return AutoModel.from_pretrained(place, attn_implementation="eager")
+        return AutoModel.from_pretrained(place.folder, attn_implementation="eager")
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(
             "E424",
             f"the encoder {name!r} cannot be loaded ({reason}).",
-            remedy=f"Give a folder with its weights, a hub name where there is a network, or {', '.join(PACKAGED)}.",
+            remedy="Give a folder with its weights, a hub name where there is a network, minilm or mpnet.",
         ) from error
 
 
@@ -49,7 +49,7 @@ class EncoderConfig:
     """Which pretrained encoder, and what of it is fitted.
 
     Attributes:
-        encoder: hub name, local folder, or ``minilm``.
+        encoder: hub name, local folder, ``minilm`` or ``mpnet``.
         encoder_config: what the encoder is made of; filled in on loading, so that a checkpoint needs no network.
         encoder_dropout: inside the encoder; None keeps its own.
         train_embeddings: whether the encoder's embeddings of pieces are fitted as well; left as they are, half of a

@@ -13,8 +13,8 @@ from data.topv2.describe import describe
 from data.topv2.reader import Example, corpus_checksum, data_root, read_file, read_split, write_file
 from data.topv2.spis import labels, sample
 from data.training.augment import swap_values, with_texts
-from frames.errors import CorpusError, FrameError, MachineError, UsageError
-from frames.files import sha256, whole_folder, write_text
+from frames.errors import CorpusError, FrameError, MachineError
+from frames.files import sha256, write_text
 from frames.frame import Frame
 from frames.nodes import Span
 
@@ -104,32 +104,6 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
         write_text(path, "new")
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["kept.txt"]
-
-
-def test_a_failed_folder_leaves_the_old_one(tmp_path: Path):
-    target = tmp_path / "bundle"
-    with whole_folder(target, ["a"]) as folder:
-        (folder / "a").write_text("old")
-    with pytest.raises(MachineError, match="No space left"), whole_folder(target, ["a"]) as folder:
-        (folder / "a").write_text("new")
-        raise OSError(28, "No space left on device")
-    assert (target / "a").read_text() == "old"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["bundle"]
-
-
-def test_a_folder_with_other_things_is_not_replaced(tmp_path: Path):
-    target = tmp_path / "runs"
-    (target / "best").mkdir(parents=True)
-    (target / "a.json").write_text("ours")
-    (target / "best" / "last.ckpt").write_text("theirs")
-    with pytest.raises(UsageError, match=r"E407.*last\.ckpt"), whole_folder(target, ["*.json"]):
-        raise AssertionError("nothing may be written")
-    assert (target / "best" / "last.ckpt").read_text() == "theirs"
-    with whole_folder(target, ["*.json", "*.ckpt"]) as folder:
-        (folder / "b.json").write_text("new")
-    assert [path.name for path in target.iterdir()] == ["b.json"]
-    with pytest.raises(UsageError, match="E407"), whole_folder(target / "b.json", ["*.json"]):
-        raise AssertionError("nothing may be written")
 
 
 def test_synthetic_corpus_is_large_distinct_and_the_same_everywhere():
@@ -241,12 +215,12 @@ class _Server(http.server.BaseHTTPRequestHandler):
 def server(tmp_path: Path, monkeypatch):
     """A server with an archive whose checksums count as the official ones."""
     source = write_corpus(tmp_path / "source", train=60, evaluation=20, test=5)
-    sums = {path.name: sha256(path) for path in source.iterdir() if "test" not in path.name}
+    sums = {path.name: sha256(path) for path in source.glob("*.tsv") if "test" not in path.name}
     for module in (verifying, downloading):
         monkeypatch.setattr(module, "official_sums", lambda: sums)
     archive = tmp_path / "topv2.zip"
     with zipfile.ZipFile(archive, "w") as stream:
-        for path in source.iterdir():
+        for path in source.glob("*.tsv"):
             stream.write(path, f"TOPv2_Dataset/{path.name}")
         stream.writestr("../escaped.txt", "x")
     handler = type("Handler", (_Server,), {"content": archive.read_bytes()})

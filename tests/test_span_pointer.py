@@ -122,10 +122,10 @@ def test_encoders_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyP
         load_transformer(str(tmp_path / "no-such-folder"))
     with pytest.raises(UsageError, match="E421"):
         PieceTokenizer.from_pretrained(str(tmp_path / "no-such-folder"))
-    monkeypatch.setattr("frames.weights.PACKAGED", {"minilm": ("no_such_package", "model")})
+    monkeypatch.setenv("FRAMEFILL_CACHE", str(tmp_path))
     for load in (load_transformer, PieceTokenizer.from_pretrained):
-        with pytest.raises(UsageError, match=r"\.\[pretrained\]") as caught:
-            load("minilm")
+        with pytest.raises(UsageError, match="framefill data weights mpnet") as caught:
+            load("mpnet")
         assert caught.value.code == "E422"
 
 

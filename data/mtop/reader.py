@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from data.topv2.reader import Example, read_lines, write_file
 from frames.errors import CorpusError, FrameError
+from frames.folders import whole_folder, write_manifest
 from frames.frame import Frame
 from frames.nodes import Intent, Slot, Span
 
@@ -40,13 +41,14 @@ def convert(root: Path | str, locale: str, out: Path | str) -> dict[str, int]:
     Args:
         root: folder with one folder for each locale.
         locale: its name, ``en`` for instance.
-        out: folder to write ``<domain>_<split>.tsv`` into.
+        out: folder of ``<domain>_<split>.tsv`` files to write, whole or not at all.
 
     Returns:
         Rows of each split.
 
     Raises:
         CorpusError: no such locale, or see :func:`read_file`.
+        UsageError: ``out`` holds anything that this program did not write.
         MachineError: the disk is full.
     """
     folder = Path(root) / locale
@@ -56,12 +58,14 @@ def convert(root: Path | str, locale: str, out: Path | str) -> dict[str, int]:
             "E241", f"there is no locale {locale!r}.", where=str(root), remedy=f"There: {', '.join(there) or 'none'}."
         )
     rows = {}
-    for split in SPLITS:
-        examples = read_file(folder / f"{split}.txt")
-        for domain in sorted({example.domain for example in examples}):
-            chosen = [example for example in examples if example.domain == domain]
-            write_file(Path(out) / f"{domain}_{split}.tsv", chosen)
-        rows[split] = len(examples)
+    with whole_folder(out) as staging:
+        for split in SPLITS:
+            examples = read_file(folder / f"{split}.txt")
+            for domain in sorted({example.domain for example in examples}):
+                chosen = [example for example in examples if example.domain == domain]
+                write_file(staging / f"{domain}_{split}.tsv", chosen)
+            rows[split] = len(examples)
+        write_manifest(staging, {"corpus": "MTOP", "locale": locale})
     return rows
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from data.synthetic.grammar import FRAGMENTS, TEMPLATES
 from data.synthetic.lexicon import HELD_OUT, LEXICON
 from data.topv2.reader import Example, write_file
-from frames.files import whole_folder
+from frames.folders import whole_folder, write_manifest
 from frames.frame import Frame
 
 _CHOICE = re.compile(r"\(([^()]*)\)")
@@ -64,15 +64,17 @@ def write_corpus(
     """Writes ``<domain>_<split>.tsv`` files, the whole folder or nothing.
 
     Raises:
+        UsageError: ``root`` holds anything that this program did not write.
         MachineError: the disk is full or the folder cannot be written.
     """
     root = Path(root)
-    with whole_folder(root, ["*.tsv"]) as folder:
+    with whole_folder(root) as folder:
         for split, examples in generate(seed, train, evaluation, test).items():
             for domain in TEMPLATES:
                 rows = [example for example in examples if example.domain == domain]
                 if rows:
                     write_file(folder / f"{domain}_{split}.tsv", rows, [_spaced(str(row.frame)) for row in rows])
+        write_manifest(folder, {"corpus": "synthetic", "seed": seed})
     return root
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from data.topv2.reader import SPLITS, Example, read_split
 from data.topv2.spis import labels
 from frames.files import write_text
+from frames.outputs import HTML_MARK
 from frames.plots import canvas, png
 
 _STYLE = (
@@ -53,7 +54,7 @@ def describe(root: Path | str, out: Path | str) -> Path:
     body += [_figure(*_frequencies(train))]
     if "eval" in splits:
         body += [_coverage(train, splits["eval"])]
-    page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(Path(root).name)}</title><style>{_STYLE}</style>{"".join(body)}</html>'
+    page = f'<!doctype html><html lang="en"><meta charset="utf-8">{HTML_MARK}<title>{escape(Path(root).name)}</title><style>{_STYLE}</style>{"".join(body)}</html>'
     write_text(out, page)
     return Path(out)
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from data.topv2.verify import official_sums, verify
 from frames.errors import CorpusError, MachineError
-from frames.files import UNREADABLE_ZIP, whole_folder
+from frames.files import UNREADABLE_ZIP
+from frames.folders import check_replaceable, whole_folder, write_manifest
 
 #: The link that the authors give; it redirects to a zip archive.
 OFFICIAL_URL = "https://fb.me/TOPv2Dataset"
@@ -36,15 +37,17 @@ def download(
     Raises:
         MachineError: no network, or the server breaks off.
         CorpusError: the archive is damaged or not the official corpus.
+        UsageError: ``root`` holds anything that this program did not write.
     """
     root = Path(root)
+    check_replaceable(root)
     part = root.with_name(root.name + ".zip.part")
     part.parent.mkdir(parents=True, exist_ok=True)
     _fetch(url, part, progress)
     try:
         archive = zipfile.ZipFile(io.BytesIO(part.read_bytes()))
         names = {member: _official_name(member) for member in archive.namelist()}
-        with whole_folder(root, ["*.tsv"]) as folder:
+        with whole_folder(root) as folder:
             for member, name in names.items():
                 if name is not None:
                     target = folder / name
@@ -60,6 +63,7 @@ def download(
                     where=url,
                     remedy="Try again later.",
                 )
+            write_manifest(folder, {"corpus": "TOPv2 1.1", "from": url})
     except UNREADABLE_ZIP as error:
         part.unlink()
         raise CorpusError(

@@ -1,0 +1,51 @@
+"""``framefill export``: a checkpoint as a bundle for assistants."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from frames.errors import UsageError
+from scripts.commands import common
+
+
+def add_arguments(commands: Any) -> None:
+    """Registers the command."""
+    parser = common.add_command(
+        commands, "export", run, "turn a checkpoint into a bundle that needs no torch",
+        "framefill export --checkpoint runs/conv_nar/best.ckpt --out alarm.bundle",
+    )  # fmt: skip
+    parser.add_argument("--checkpoint", required=True, type=Path, help="written by `framefill fit`")
+    parser.add_argument("--out", required=True, type=Path, help="folder to write, or a name ending in .zip")
+    parser.add_argument(
+        "--precision", nargs="+", default=["fp32", "int8"], choices=["fp32", "int8"], help="graphs to include"
+    )
+    parser.add_argument("--metrics", type=Path, help="metrics.json to carry in the manifest")
+    common.add_decoding(parser)
+    common.add_overwrite(parser)
+
+
+def run(options: Any) -> None:
+    """Writes the bundle and prints its size."""
+    from assistants.export import export, size
+
+    metrics = None if options.metrics is None else _figures(options.metrics)
+    decoding = common.decoding_options(options.decoding)
+    out = export(
+        options.checkpoint, options.out, options.precision, metrics, decoding=decoding, overwrite=options.overwrite
+    )
+    print(f"{out} ({size(out) / 1e6:.1f} MB)")
+
+
+def _figures(path: Path) -> dict[str, Any]:
+    from frames.files import read_json
+
+    record = read_json(path, "a record of figures", "E409")
+    if not isinstance(record, dict) or not isinstance(record.get("exact_match"), (int, float)):
+        raise UsageError(
+            "E475",
+            "this is no record of figures: it has no number `exact_match`.",
+            where=str(path),
+            remedy="Give results/<run>/metrics.json, or what `framefill evaluate --json` wrote.",
+        )
+    return {key: value for key, value in record.items() if key not in ("made", "environment")}
