@@ -12,6 +12,7 @@ from assistants.bundle import Bundle
 from assistants.onnx_backend import BundleParser, OnnxBackend
 from frames.ontology import Ontology
 from frames.tokenization import PieceTokenizer
+from parsers.aliases import known_options
 from parsers.nar import Encoded
 from parsers.raf.parser import RAFDecodingConfig, RAFParser, ScenarioTable
 from retrieval.bank import ScenarioBank
@@ -61,7 +62,7 @@ class RAFBundleParser(RAFParser, BundleParser):
             BundleError: a graph or the bank is missing or damaged.
         """
         own = {name: bundle.read(name + suffix) for name in ("query", "describe", "fill")}
-        decoding = RAFDecodingConfig(**bundle.manifest["decoding"])
+        decoding = RAFDecodingConfig(**known_options(RAFDecodingConfig, bundle.manifest["decoding"]))
         return cls(RAFOnnxBackend({**shared, **own}), tokenizer, ontology, banks.read(bundle), decoding)
 
     def add(self, scenarios: Iterable[Scenario]) -> None:

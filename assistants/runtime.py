@@ -17,6 +17,7 @@ from assistants.onnx_backend import PRECISIONS, BundleParser, OnnxBackend
 from frames.errors import BundleError
 from frames.ontology import Ontology
 from frames.tokenization import PieceTokenizer
+from parsers.aliases import known_options
 from parsers.nar import DecodingConfig
 
 
@@ -50,7 +51,8 @@ def load(path: Path | str, precision: str | None = None, threads: int = 1) -> Bu
             parser = RAFBundleParser.of(bundle, PRECISIONS[precision], graphs, tokenizer, ontology)
         else:
             backend = OnnxBackend(graphs)
-            parser = BundleParser(backend, tokenizer, ontology, form, DecodingConfig(**decoding))
+            options = DecodingConfig(**known_options(DecodingConfig, decoding))
+            parser = BundleParser(backend, tokenizer, ontology, form, options)
     except (KeyError, TypeError) as error:
         raise BundleError("E322", f"the manifest lacks {error}.", where=str(path), remedy="Export again.") from error
     parser.manifest, parser.precision = bundle.manifest, precision

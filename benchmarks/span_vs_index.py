@@ -28,8 +28,7 @@ from frames.files import write_json
 from lightning_modules.checkpoints import load_module
 from lightning_modules.evaluation import environment
 from parsers.groups import pad
-from parsers.mask_predict import MASKED
-from parsers.nar import Encoded, NonAutoregressiveParser
+from parsers.nar import MASKED, Encoded, NonAutoregressiveParser
 
 
 class Beam:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from data.training.batches import Batch
 from frames.tokenization import PieceTokenizer
-from lightning_modules.losses import by_row, causal_scores, mean_of_places, real_places, target_nll
+from lightning_modules.losses import causal_scores, mean_of_places, real_places, target_nll
 from lightning_modules.parser_module import OptimizationConfig, TargetLogProbs
 from lightning_modules.pretrained import PretrainedModule
 from parsers.autoregressive.model import Autoregressive, AutoregressiveConfig
@@ -27,6 +27,7 @@ class AutoregressiveModule(PretrainedModule):
     decoding_class = AutoregressiveDecodingConfig
     optimization_class = OptimizationConfig
     model: Autoregressive | None
+    net: Autoregressive
 
     def __init__(
         self,
@@ -43,23 +44,17 @@ class AutoregressiveModule(PretrainedModule):
 
     def parser(self) -> AutoregressiveParser:
         """See :meth:`ParserModule.parser`."""
-        assert self.model is not None and self.assets is not None
-        assets = self.assets
-        return AutoregressiveParser(self.model, assets.tokenizer, assets.ontology, assets.form, self.decoding)
+        assets = self.built
+        return AutoregressiveParser(self.net, assets.tokenizer, assets.ontology, assets.form, self.decoding)
 
     def target_log_probs(self, batch: Batch) -> TargetLogProbs:
         """See :meth:`ParserModule.target_log_probs`; each token given those before it."""
-        assert self.model is not None
-        memory = self.model.encoder(batch.pieces, batch.mask)
-        return TargetLogProbs(None, causal_scores(self.model, memory, batch))
+        memory = self.net.encoder(batch.pieces, batch.mask)
+        return TargetLogProbs(None, causal_scores(self.net, memory, batch))
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The token loss, a scalar."""
-        assert self.model is not None
-        scored = real_places(batch)
         losses = target_nll(
-            self.target_log_probs(batch).places, batch, self.optimization.label_smoothing, self.model.ontology_size
+            self.target_log_probs(batch).places, batch, self.optimization.label_smoothing, self.net.ontology_size
         )
-        if batch.report is not None:
-            batch.report(by_row(losses.detach(), batch, scored))
-        return {"loss": mean_of_places(losses, batch, scored)}
+        return {"loss": mean_of_places(losses, real_places(batch))}

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from frames.errors import BundleError, UsageError
+from frames.errors import BundleError, FramefillError, UsageError
 from lightning_modules.datamodule import Assets
 from lightning_modules.kinds import module_class
 from lightning_modules.parser_module import ParserModule
 from lightning_modules.saved import parameters_of, read_checkpoint
+from parsers.aliases import check_choices, known_options
 
 
 def load_module(
@@ -31,22 +32,26 @@ def load_module(
         UsageError: an unknown option of decoding, or a value that it cannot have; or a device that is not here.
     """
     checkpoint = read_checkpoint(path)
-    made = checkpoint["framefill"]
-    kind = module_class(made.get("kind"))
+    metadata = checkpoint["framefill"]
+    kind = module_class(metadata.get("kind"))
     if kind is None:
         raise BundleError(
-            "E304", f"parser kind {made.get('kind')!r} is not known.", where=str(path), remedy="Update framefill."
+            "E304", f"parser kind {metadata.get('kind')!r} is not known.", where=str(path), remedy="Update framefill."
         )
     try:
         module = kind(
-            kind.config_class(**made["model"]),
-            kind.decoding_class(**made["decoding"]),
-            kind.optimization_class(**_known_options(kind.optimization_class, made["optimization"])),
+            kind.config_class(**known_options(kind.config_class, metadata["model"])),
+            kind.decoding_class(**known_options(kind.decoding_class, metadata["decoding"])),
+            # How a parser was fitted is no matter to its use.
+            kind.optimization_class(
+                **known_options(kind.optimization_class, metadata["optimization"], drop_unknown=True)
+            ),
         )
-        module.build(Assets.from_dict(made["assets"], str(path)))
-        assert module.model is not None
-        module.model.load_state_dict(parameters_of(checkpoint))
-    except (KeyError, TypeError, RuntimeError) as error:
+        module.build(Assets.from_dict(metadata["assets"], str(path)))
+        module.net.load_state_dict(parameters_of(checkpoint))
+    except FramefillError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise BundleError(
             "E305",
             f"the checkpoint does not fit this framefill ({error}).",
@@ -60,19 +65,14 @@ def load_module(
         reason = str(error).splitlines()[0]
         raise UsageError("E438", f"device {device!r} cannot be used ({reason}).", remedy="Take cpu.") from error
     if not decoding:
-        return module, made
+        return module, metadata
     try:
         for name, value in decoding.items():
             if isinstance(value, str) != isinstance(getattr(module.decoding, name, value), str):
                 raise TypeError(f"{name} cannot be {value!r}")
+        check_choices(type(module.decoding), decoding)
         module.decoding = replace(module.decoding, **decoding)
     except (TypeError, ValueError) as error:
         options = ", ".join(vars(module.decoding))
         raise UsageError("E434", f"decoding cannot be changed so ({error}).", remedy=f"Options: {options}.") from error
-    return module, {**made, "decoding": asdict(module.decoding)}
-
-
-def _known_options(options: type, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that there still are: how it was fitted is no matter to a parser's use."""
-    known = {field.name for field in fields(options)}
-    return {name: value for name, value in given.items() if name in known}
+    return module, {**metadata, "decoding": asdict(module.decoding)}

@@ -2,24 +2,45 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import sys
 import warnings
-from pathlib import Path
+from argparse import ArgumentError
+from pathlib import Path, PurePath
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from jsonargparse import Namespace
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
+from frames.errors import FramefillError, UsageError
+from lightning_modules.callbacks import LastCheckpoint, RandomState, StartMessage
 from lightning_modules.checkpoints import load_module
 from lightning_modules.datamodule import TOPv2DataModule
 from lightning_modules.evaluation import environment, evaluate, write_record
+from lightning_modules.saved import read_checkpoint
+from parsers.aliases import RENAMED
 
 #: Folder of checkpoints and logs; the record of a finished run goes to ``results/`` instead, which is committed.
 RUNS = Path("runs")
+#: Options of the trainer that hold for every training unless a config says otherwise. Batches are sharded by
+#: :class:`data.training.batches.BatchStream`, not by a sampler.
+TRAINER_DEFAULTS = {
+    "gradient_clip_val": 1.0,
+    "log_every_n_steps": 50,
+    "num_sanity_val_steps": 0,
+    "use_distributed_sampler": False,
+}
+#: Beginnings of what Lightning says at every start that helps nobody.
+NOISE = ("💡", "Checkpoint directory", "Seed set to")
+#: Exit status of a process that a SIGTERM ended, by the shell's convention (128 + 15).
+TERMINATED = 143
 
 
 class SaveConfig(SaveConfigCallback):
@@ -46,6 +67,8 @@ class FrameFillCLI(LightningCLI):
             subclass_mode_model=True,
             model_class=pl.LightningModule,
             auto_configure_optimizers=False,
+            trainer_defaults=TRAINER_DEFAULTS,
+            parser_kwargs={"exit_on_error": False, "fit": {"exit_on_error": False}},
             **kwargs,
         )
 
@@ -58,15 +81,29 @@ class FrameFillCLI(LightningCLI):
             "--resume", default=False, help="continue from the last checkpoint of the run, if there is one", type=bool
         )
         parser.add_argument(
+            "--overwrite", default=False, help="replace the checkpoints of a run of the same name", type=bool
+        )
+        parser.add_argument(
             "--checkpoint_every",
             default=500,
-            help="steps between the checkpoints that a killed run resumes from",
+            help="steps between the checkpoints that a killed run resumes from; at least one is written each epoch",
             type=int,
         )
         parser.add_argument("--threads", default=0, help="threads for the arithmetic, 0 for one a core", type=int)
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses the command line and the config files.
+
+        Raises:
+            UsageError: an option is unknown or cannot have its value.
+        """
+        try:
+            super().parse_arguments(parser, args)
+        except (ArgumentError, TypeError, ValueError, OSError) as error:
+            raise _option_error(error) from error
+
     @property
-    def chosen(self) -> Any:
+    def chosen(self) -> Namespace:
         """The configuration of the subcommand."""
         return self.config[self.subcommand] if self.subcommand else self.config
 
@@ -76,17 +113,40 @@ class FrameFillCLI(LightningCLI):
         return RUNS / self.chosen.run
 
     def before_instantiate_classes(self) -> None:
-        """Derives places, checkpoints and logs from the run's name before the trainer is built."""
-        config, folder = self.chosen, self.folder
+        """Derives places, checkpoints and logs from the run's name before the trainer is built.
+
+        Raises:
+            UsageError: the run's name leads out of ``runs/``, or a run of that name is there.
+            BundleError: the checkpoint to resume from is damaged.
+        """
+        config, folder = self.chosen, run_folder(self.chosen.run)
+        if config.checkpoint_every < 1:
+            raise UsageError("E463", "--checkpoint_every must be at least 1.", remedy="Leave it out for 500 steps.")
         if config.threads:
             torch.set_num_threads(config.threads)
         config.trainer.default_root_dir = str(folder)
-        if config.resume and not config.ckpt_path and (folder / "last.ckpt").exists():
-            config.ckpt_path = str(folder / "last.ckpt")
-        shared: dict[str, Any] = {"dirpath": folder, "save_top_k": 1, "enable_version_counter": False}
-        best = ModelCheckpoint(filename="best", monitor="val/exact_match", mode="max", **shared)
-        last = ModelCheckpoint(filename="last", every_n_train_steps=config.checkpoint_every, **shared)
-        self.trainer_defaults = {"callbacks": [best, last]}
+        there = [path for path in (folder / "best.ckpt", folder / "last.ckpt") if path.exists()]
+        if not config.trainer.fast_dev_run and not config.ckpt_path:
+            config.ckpt_path = _resumed_from(folder, there, config.resume, config.overwrite)
+        best = ModelCheckpoint(
+            dirpath=folder, filename="best", monitor="val/exact_match", mode="max", save_top_k=1,
+            enable_version_counter=False,
+        )  # fmt: skip
+        last = LastCheckpoint(folder, config.checkpoint_every, [] if config.ckpt_path else there)
+        self.trainer_defaults = {"callbacks": [StartMessage(), RandomState(), best, last]}
+
+    def instantiate_classes(self) -> None:
+        """Builds data module, model and trainer.
+
+        Raises:
+            UsageError: a value does not go with another, or the machine lacks what the trainer asks for.
+        """
+        try:
+            super().instantiate_classes()
+        except FramefillError:
+            raise
+        except (MisconfigurationException, ValueError, TypeError) as error:
+            raise _option_error(error) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Logs to CSV and TensorBoard unless the config names loggers."""
@@ -106,12 +166,12 @@ class FrameFillCLI(LightningCLI):
             return
         config = self.chosen
         best = self.folder / "best.ckpt"
-        if not trainer.checkpoint_callback.best_model_path:  # type: ignore[union-attr]
-            # Too short a run for a validation: its last parameters are all there is to judge.
+        if not best.exists():
+            # The run was too short for a validation, so its last parameters are reported.
             trainer.save_checkpoint(best)
         if not trainer.is_global_zero:
             return
-        module, made = load_module(best, device=trainer.strategy.root_device)
+        module, metadata = load_module(best, device=trainer.strategy.root_device)
         parser = module.parser()
         metrics = evaluate(parser, datamodule.reported_examples(), parser.ontology.valid, datamodule.trained_on)
         record = Path("results") / config.run / "metrics.json"
@@ -119,7 +179,7 @@ class FrameFillCLI(LightningCLI):
             record,
             metrics,
             {
-                **made,
+                **metadata,
                 "run": config.run,
                 "seed": config.seed_everything,
                 "trainer": {key: config.trainer[key] for key in ("max_epochs", "precision", "gradient_clip_val")},
@@ -130,13 +190,102 @@ class FrameFillCLI(LightningCLI):
         print(f"checkpoint: {best}\nrecord: {record}")
 
 
+def run_folder(run: str) -> Path:
+    """Folder of a run below :data:`RUNS`.
+
+    Raises:
+        UsageError: the name leads out of it.
+    """
+    name = PurePath(run)
+    if name.is_absolute() or ".." in name.parts or not name.parts:
+        raise UsageError(
+            "E464",
+            f"the run {run!r} would be outside of {RUNS}/.",
+            remedy="Give --run a name, which may have slashes, e.g. trials/first.",
+        )
+    return RUNS / name
+
+
+def _resumed_from(folder: Path, there: list[Path], resume: bool, overwrite: bool) -> str | None:
+    """The checkpoint to resume from, None to begin anew.
+
+    Args:
+        folder: of the run.
+        there: checkpoints in it.
+        resume: whether the run is to be continued.
+        overwrite: whether what is there may be replaced.
+    """
+    last = folder / "last.ckpt"
+    if resume and last in there:
+        read_checkpoint(last)
+        return str(last)
+    if there and not overwrite:
+        known = ", ".join(path.name for path in there)
+        resumed = "has no last.ckpt to resume from" if resume else "is there already"
+        raise UsageError(
+            "E465",
+            f"the run {resumed} ({known}).",
+            where=str(folder),
+            remedy=("Give" if resume else "Continue it with --resume true, give")
+            + " another name with --run, or replace it with --overwrite true.",
+        )
+    if resume:
+        print(f"framefill: nothing to resume in {folder}; the training starts from the beginning", file=sys.stderr)
+    return None
+
+
+def _option_error(error: Exception) -> UsageError:
+    """What jsonargparse, a configuration class or the trainer says of an option, in one line."""
+    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip(" -")]
+    reason = lines[-1] if lines else type(error).__name__
+    renamed = next((f" It is called {new} now." for old, new in RENAMED.items() if _names(old, reason)), "")
+    return UsageError(
+        "E466", reason.rstrip(".") + ".", remedy=f"`framefill fit --help` lists the options.{renamed}".strip()
+    )
+
+
+def _names(option: str, reason: str) -> bool:
+    return re.search(rf"[.'\"-]{option}(?![\w.])", reason) is not None
+
+
 def fit(arguments: list[str]) -> None:
-    """Runs ``LightningCLI fit`` with the words that follow ``framefill fit``."""
+    """Runs ``LightningCLI fit`` with the words that follow ``framefill fit``.
+
+    Raises:
+        FramefillError: options, rows or a checkpoint are wrong.
+        SystemExit: the process was asked to end (SIGTERM); its status is 143, and ``last.ckpt`` was written.
+    """
+    if not arguments:
+        raise UsageError(
+            "E467",
+            "a training needs a config and a corpus.",
+            remedy="For example: framefill fit --config configs/conv_nar.yaml --data.root topv2 --run my_parser\n"
+            "`framefill data download` or `framefill data synthetic` makes a corpus; `framefill fit --help` lists options.",
+        )
     # Tokenization is over in seconds; its threads would compete with the arithmetic and warn at every fork.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # LightningCLI reads the words that a shell passed; handing them over any other way makes it warn.
     sys.argv = [sys.argv[0], "fit", *arguments]
-    warnings.filterwarnings("ignore", message=".*WeightAveraging callback with a model that overrides.*")
-    warnings.filterwarnings("ignore", message=".*not supported by the model summary.*")
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    FrameFillCLI()
+    _quiet()
+    try:
+        FrameFillCLI()
+    except SIGTERMException:
+        print("framefill: ended by SIGTERM; continue with --resume true", file=sys.stderr)
+        sys.exit(TERMINATED)
+
+
+def _quiet() -> None:
+    """Keeps to themselves what Lightning says at every start."""
+    for message in (
+        ".*WeightAveraging callback with a model that overrides.*",
+        ".*not supported by the model summary.*",
+        ".*LeafSpec.*",
+        ".*exists and is not empty.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    for name in (
+        "pytorch_lightning.utilities.rank_zero",
+        "lightning_fabric.utilities.seed",
+        "lightning.fabric.utilities.seed",
+    ):
+        logging.getLogger(name).addFilter(lambda record: not record.getMessage().startswith(NOISE))

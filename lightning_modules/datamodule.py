@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pytorch_lightning as pl
@@ -16,10 +17,9 @@ from torch import Tensor
 from data.topv2.reader import Example, corpus_checksum, data_root, read_split
 from data.training.augment import swap_values
 from data.training.batches import BatchStream, EncodedCorpus
-from data.training.pruning import Pruning
 from frames.errors import FramefillError, UsageError
 from frames.frame import Frame
-from frames.linearization import POINTER_FORMS, Linearization, TargetIds
+from frames.linearization import POINTER_FORMS, TargetIds
 from frames.ontology import Ontology
 from frames.tokenization import PieceTokenizer, Source
 from lightning_modules.saved import read_checkpoint
@@ -27,8 +27,8 @@ from retrieval.bank import ScenarioBank
 from retrieval.scenario import Scenario
 
 T = TypeVar("T")
-#: Share of a training after which no row is left out any more (annealing, Qin et al. 2024).
-WHOLE_FROM = 0.875
+#: Names in :data:`frames.linearization.POINTER_FORMS`.
+Form = Literal["index", "span"]
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class TOPv2DataModule(pl.LightningDataModule):
     Args:
         root: folder of ``<domain>_<split>.tsv`` files; ``None`` reads the environment variable ``TOPV2_DIR``.
         domains: domains to use, ``None`` for all in the folder.
-        start: checkpoint to start from: its pieces and parameters, its labels joined by those of the training rows.
+        init_from: checkpoint to start from: its tokenizer and parameters, its labels joined by those of the training rows.
         form: linearization, ``span`` (two endpoints a leaf) or ``index`` (a pointer a piece).
         pretrained: cut pieces as this encoder does (hub name, local folder, or ``minilm``); None trains SentencePiece
             on the training utterances.
@@ -99,12 +99,9 @@ class TOPv2DataModule(pl.LightningDataModule):
         bank_splits: further splits whose scenarios, but not rows, are known: supervision that costs no utterance.
         without_intents: intents whose rows are not trained on, to measure what is added later by text alone.
         fraction: share of the training rows to train on, drawn once by a fixed seed, for trials and learning curves.
-        variants: for each training row, this many variants with slot values of other rows (see
+        num_augmented: for each training row, this many variants with slot values of other rows (see
             :func:`data.training.augment.swap_values`).
-        varied: probability that a variant stands in for its row, drawn anew in every epoch.
-        pruned: probability that an epoch leaves out a row whose last loss is below the mean (InfoBatch, see
-            :class:`data.training.pruning.Pruning`); 0 for none. The last eighth of the epochs, and at least the last
-            one, has every row.
+        augment_prob: probability that a variant replaces its row, drawn anew in every epoch.
         batch_size: utterances in a training batch.
         seed: order of the batches.
         validation_rows: validate on this many eval rows, drawn once by a fixed seed; ``None`` for all.
@@ -117,8 +114,8 @@ class TOPv2DataModule(pl.LightningDataModule):
         self,
         root: str | None = None,
         domains: list[str] | None = None,
-        start: str | None = None,
-        form: str = "span",
+        init_from: str | None = None,
+        form: Form = "span",
         pretrained: str | None = None,
         vocabulary: int = 6000,
         lowercase: bool = True,
@@ -126,9 +123,8 @@ class TOPv2DataModule(pl.LightningDataModule):
         bank_splits: list[str] | None = None,
         without_intents: list[str] | None = None,
         fraction: float = 1.0,
-        variants: int = 0,
-        varied: float = 0.5,
-        pruned: float = 0.0,
+        num_augmented: int = 0,
+        augment_prob: float = 0.5,
         batch_size: int = 256,
         seed: int = 0,
         validation_rows: int | None = None,
@@ -137,31 +133,55 @@ class TOPv2DataModule(pl.LightningDataModule):
         report_split: str | None = None,
     ) -> None:
         super().__init__()
-        # Where one machine has the rows is nobody else's; in checkpoints and records the checksum tells which they were.
+        # ``root`` is a local path; checkpoints and records hold the checksum of its files instead.
         self.save_hyperparameters(ignore=["root"])
         self._root = root
-        if form not in POINTER_FORMS:
-            raise ValueError(f"form {form!r}: one of {sorted(POINTER_FORMS)}")
         if not 0 < fraction <= 1:
-            raise ValueError(f"fraction {fraction}: above 0, at most 1")
+            raise ValueError(f"data.fraction {fraction}: above 0, at most 1")
+        if batch_size < 1:
+            raise ValueError(f"data.batch_size {batch_size}: at least 1")
+        if not 0 <= augment_prob <= 1 or num_augmented < 0:
+            raise ValueError(
+                f"data.augment_prob {augment_prob}: from 0 to 1; data.num_augmented {num_augmented}: at least 0"
+            )
+        if validation_rows is not None and validation_rows < 1:
+            raise ValueError(f"data.validation_rows {validation_rows}: at least 1, or null for all")
         self.assets: Assets | None = None
         self.train_corpus: EncodedCorpus | None = None
         self.eval_examples: list[Example] = []
         self.trained_on: set[tuple[str, str]] = set()
+        self.contradictions = 0
         self.checksum = ""
+        self._longest: list[tuple[int, Example]] = []
         self._stream: BatchStream | None = None
         self._stream_state: dict[str, Any] | None = None
 
     def setup(self, stage: str) -> None:
-        """Reads, cuts and encodes the corpus once.
+        """Reads, tokenizes and encodes the corpus once, eval rows as well, so that no training ends at an unreadable row.
 
         Raises:
             CorpusError: the folder is not in the official layout.
+            FramefillError: a row cannot be encoded; the error names its file and line.
         """
         if self.assets is not None:
             return
         h: Any = self.hparams
         root = data_root(self._root)
+        train = self._read_rows(root)
+        started = (
+            Assets.from_dict(read_checkpoint(h.init_from)["framefill"]["assets"], h.init_from) if h.init_from else None
+        )
+        tokenizer = self._make_tokenizer(train, started)
+        rows, counts = self._augment(train)
+        frames = [example.frame.decoupled() for example in rows]
+        ontology = Ontology.from_frames(frames[: len(train)])
+        bank = self._bank(root, frames[: len(train)], started) if h.bank else None
+        self.assets = Assets(tokenizer, started.ontology.merged(ontology) if started else ontology, h.form, bank)
+        self.train_corpus = self._encode(self.assets, rows, frames, counts)
+
+    def _read_rows(self, root: Path) -> list[Example]:
+        """Training rows; sets the eval rows, and what is known of the training rows as a whole."""
+        h: Any = self.hparams
         kept_out = set(h.without_intents or ())
         train = [
             example
@@ -170,31 +190,82 @@ class TOPv2DataModule(pl.LightningDataModule):
         ]
         if h.fraction < 1:
             train = sample_rows(train, round(h.fraction * len(train)))
-        self.eval_examples = self._subset(read_split(root, h.eval_split, h.domains))
+        if not train:
+            raise UsageError(
+                "E460",
+                f"no row of {h.train_split} is left to train on.",
+                where=str(root),
+                remedy="Raise data.fraction, or name fewer intents in data.without_intents.",
+            )
+        examples = read_split(root, h.eval_split, h.domains)
+        self.eval_examples = examples if h.validation_rows is None else sample_rows(examples, h.validation_rows)
         self.checksum = corpus_checksum(root, h.train_split, h.domains)
         self.trained_on = {(example.domain, example.utterance) for example in train}
-        started = Assets.from_dict(read_checkpoint(h.start)["framefill"]["assets"], h.start) if h.start else None
+        self.contradictions = len(contradictory(train))
+        return train
+
+    def _make_tokenizer(self, train: Sequence[Example], started: Assets | None) -> PieceTokenizer:
+        """The tokenizer of the checkpoint to start from, of the pretrained encoder, or one trained on the rows."""
+        h: Any = self.hparams
         if started is not None:
-            tokenizer = started.tokenizer
-        elif h.pretrained is not None:
-            tokenizer = PieceTokenizer.from_pretrained(h.pretrained)
-        else:
-            utterances = [example.utterance for example in train]
-            tokenizer = PieceTokenizer.train_sentencepiece(utterances, h.vocabulary, h.lowercase)
-        swapped = swap_values(train, h.variants, h.seed)
-        train += [variant for variants in swapped for variant in variants]
-        frames = [example.frame.decoupled() for example in train]
-        ontology = Ontology.from_frames(frames[: len(swapped)])
-        bank = self._bank(root, frames[: len(swapped)], started) if h.bank else None
-        self.assets = Assets(tokenizer, started.ontology.merged(ontology) if started else ontology, h.form, bank)
-        pieces, targets = _encoded(train, frames, tokenizer, POINTER_FORMS[h.form](), TargetIds(self.assets.ontology))
-        counts = [len(variants) for variants in swapped]
-        places = None
-        if bank is not None:
+            return started.tokenizer
+        if h.pretrained is not None:
+            return PieceTokenizer.from_pretrained(h.pretrained)
+        return PieceTokenizer.train_sentencepiece([example.utterance for example in train], h.vocabulary, h.lowercase)
+
+    def _augment(self, train: list[Example]) -> tuple[list[Example], list[int]]:
+        """The rows followed by their variants, and how many variants each row has."""
+        h: Any = self.hparams
+        swapped = swap_values(train, h.num_augmented, h.seed)
+        return [*train, *(variant for variants in swapped for variant in variants)], [len(v) for v in swapped]
+
+    def _encode(
+        self, assets: Assets, rows: Sequence[Example], frames: Sequence[Frame], counts: Sequence[int]
+    ) -> EncodedCorpus:
+        """Training rows and variants as ids; eval and report rows are tokenized as well, which checks them."""
+        form, ids = POINTER_FORMS[assets.form](), TargetIds(assets.ontology)
+        sources = _tokenized(rows, assets.tokenizer)
+
+        def encode(frame: Frame, source: Source) -> list[int]:
+            return ids.encode(form.encode(frame, source))
+
+        targets = [
+            _at(example, partial(encode, frame, source))
+            for example, frame, source in zip(rows, frames, sources, strict=True)
+        ]
+        reported = self.reported_examples()
+        read: list[tuple[list[Source], Sequence[Example]]] = [
+            (sources, rows),
+            (_tokenized(reported, assets.tokenizer), reported),
+        ]
+        if self.hparams["report_split"]:
+            read.append((_tokenized(self.eval_examples, assets.tokenizer), self.eval_examples))
+        self._longest = [max(zip(map(len, some), of, strict=True), key=lambda pair: pair[0]) for some, of in read if of]
+        scenarios = None
+        if assets.bank is not None:
             # Swapping values leaves the scenario as it is, so the bank has those of the variants too.
-            known = {scenario: place for place, scenario in enumerate(bank)}
-            places = [known[Scenario.from_frame(frame)] for frame in frames]
-        self.train_corpus = EncodedCorpus(pieces, targets, tokenizer.pad_id, counts, places)
+            known = {scenario: index for index, scenario in enumerate(assets.bank)}
+            scenarios = [known[Scenario.from_frame(frame)] for frame in frames]
+        pieces = [source.ids for source in sources]
+        return EncodedCorpus(pieces, targets, assets.tokenizer.pad_id, counts, scenarios)
+
+    def check_lengths(self, longest: int) -> None:
+        """Checks that a model can read every row.
+
+        Args:
+            longest: pieces of the longest utterance that it can read.
+
+        Raises:
+            UsageError: a training or eval row is longer.
+        """
+        for length, example in self._longest:
+            if length > longest:
+                raise UsageError(
+                    "E461",
+                    f"the utterance makes {length} pieces, the encoder reads {longest} at most.",
+                    where=example.where,
+                    remedy="Remove or shorten the row, or choose an encoder for longer texts.",
+                )
 
     def _bank(self, root: Path, frames: Sequence[Frame], started: Assets | None) -> ScenarioBank:
         """Scenarios of the training frames, of the checkpoint to start from, and of the splits whose scenarios are known."""
@@ -207,23 +278,34 @@ class TOPv2DataModule(pl.LightningDataModule):
         return bank
 
     def data_provenance(self) -> dict[str, Any]:
-        """What checkpoints and records say of the data: the options, and the checksum of the rows.
+        """What checkpoints and records say of the data: the options, and the checksum of the training rows.
 
-        Of a checkpoint with an absolute path that the training went on from, only the file's name is told.
+        Of an absolute path in ``init_from``, only the file's name is kept.
         """
-        told: dict[str, Any] = {"checksum": self.checksum, **self.hparams}
-        if told["start"] and Path(told["start"]).is_absolute():
-            told["start"] = Path(told["start"]).name
-        return told
+        provenance: dict[str, Any] = {"checksum": self.checksum, **self.hparams}
+        if provenance["init_from"] and Path(provenance["init_from"]).is_absolute():
+            provenance["init_from"] = Path(provenance["init_from"]).name
+        return provenance
+
+    def summary(self) -> str:
+        """What the training is on, for its start: a line, and a second one where rows contradict each other."""
+        assert self.assets is not None and self.train_corpus is not None
+        domains, ontology = {domain for domain, _ in self.trained_on}, self.assets.ontology
+        line = (
+            f"training on {len(self.train_corpus):,} rows of {len(domains)} domain(s) with {len(ontology.intents)} intents "
+            f"and {len(ontology.slots)} slots; validating on {len(self.eval_examples):,} rows"
+        )
+        if self.contradictions:
+            line += (
+                f"\n{self.contradictions:,} utterance(s) have rows with different frames, of which at most one can be "
+                "learned"
+            )
+        return line
 
     def reported_examples(self) -> list[Example]:
         """All rows of the split whose figures are recorded, whatever ``validation_rows``."""
         h: Any = self.hparams
         return read_split(data_root(self._root), h.report_split or h.eval_split, h.domains)
-
-    def _subset(self, examples: Sequence[Example]) -> list[Example]:
-        limit = self.hparams["validation_rows"]
-        return list(examples) if limit is None else sample_rows(examples, limit)
 
     @property
     def domains(self) -> list[str]:
@@ -235,31 +317,12 @@ class TOPv2DataModule(pl.LightningDataModule):
         assert self.train_corpus is not None
         h: Any = self.hparams
         if self._stream is None:
-            pruning = self._pruning(len(self.train_corpus)) if h.pruned else None
-            self._stream = BatchStream(self.train_corpus, h.batch_size, h.seed, True, h.varied, *self._ranks(), pruning)
+            self._stream = BatchStream(self.train_corpus, h.batch_size, h.seed, True, h.augment_prob, *self._ranks())
         if self._stream_state is not None:
             self._stream.load_state_dict(self._stream_state)
             self._stream_state = None
         self._stream.turn()
         return self._stream
-
-    def _pruning(self, rows: int) -> Pruning:
-        """What leaves rows out.
-
-        Raises:
-            UsageError: the trainer would not ask how long each epoch is, or does not know how many there will be.
-        """
-        epochs = 1 if self.trainer is None else self.trainer.max_epochs or -1
-        if self.trainer is not None and self.trainer.reload_dataloaders_every_n_epochs != 1:  # type: ignore[attr-defined]
-            raise UsageError(
-                "E427", "with data.pruned, epochs differ in length.",
-                remedy="Set trainer.reload_dataloaders_every_n_epochs to 1.",
-            )  # fmt: skip
-        if epochs < 1:
-            raise UsageError(
-                "E427", "with data.pruned, the last epochs have every row.", remedy="Set trainer.max_epochs."
-            )
-        return Pruning(rows, self.hparams["pruned"], int(WHOLE_FROM * epochs))
 
     def state_dict(self) -> dict[str, Any]:
         """Where the training batches stand, for the checkpoint."""
@@ -287,33 +350,26 @@ def sample_rows(examples: Sequence[Example], rows: int) -> list[Example]:
     return [examples[i] for i in sorted(chosen)]
 
 
-def _encoded(
-    examples: Sequence[Example], frames: Sequence[Frame], tokenizer: PieceTokenizer, form: Linearization, ids: TargetIds
-) -> tuple[list[tuple[int, ...]], list[list[int]]]:
-    """Piece ids and target ids of each row.
+def contradictory(examples: Sequence[Example]) -> list[tuple[str, str]]:
+    """(domain, utterance) pairs that have different decoupled frames in different rows."""
+    frames: dict[tuple[str, str], set[Frame]] = defaultdict(set)
+    for example in examples:
+        frames[example.domain, example.utterance].add(example.frame.decoupled())
+    return [key for key, several in frames.items() if len(several) > 1]
 
-    Raises:
-        FramefillError: a row cannot be encoded; it tells which.
-    """
+
+def _tokenized(examples: Sequence[Example], tokenizer: PieceTokenizer) -> list[Source]:
+    """The utterances in pieces; an error names the row."""
     try:
-        sources = tokenizer.batch([example.utterance for example in examples])
+        return tokenizer.batch([example.utterance for example in examples])
     except FramefillError:
         for example in examples:
             _at(example, partial(tokenizer, example.utterance))
         raise
 
-    def encode(frame: Frame, source: Source) -> list[int]:
-        return ids.encode(form.encode(frame, source))
-
-    targets = [
-        _at(example, partial(encode, frame, source))
-        for example, frame, source in zip(examples, frames, sources, strict=True)
-    ]
-    return [source.ids for source in sources], targets
-
 
 def _at(example: Example, work: Callable[[], T]) -> T:
-    """What ``work`` gives; its errors name the row."""
+    """The result of ``work``; its errors name the row."""
     try:
         return work()
     except FramefillError as error:

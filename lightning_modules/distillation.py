@@ -26,12 +26,11 @@ class Teacher:
 
     def __init__(self, path: str, student: Assets, device: torch.device) -> None:
         module, _ = load_module(path, device=device)
-        assert module.assets is not None
-        mine, wanted = module.assets.to_dict(), student.to_dict()
+        mine, wanted = module.built.to_dict(), student.to_dict()
         for name in ("tokenizer", "form"):
             if mine[name] != wanted[name]:
                 raise UsageError("E425", f"the teacher {path} has another {name}.", remedy="Train both with the same.")
-        if module.assets.ontology.tokens != student.ontology.tokens:
+        if module.built.ontology.tokens != student.ontology.tokens:
             raise UsageError("E425", f"the teacher {path} has other labels.", remedy="Train both on the same rows.")
         self._module = module.requires_grad_(False)
 

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 
 from data.topv2.reader import Example
+from frames.errors import FramefillError
 from frames.files import write_json, write_text
 from frames.outputs import PREDICTIONS_HEADER
 from lightning_modules.metrics import FrameExactMatch, rounded
-from parsers.interface import Parser
+from parsers.interface import Hypothesis, Parser
 
 #: Utterances parsed together.
 CHUNK = 512
@@ -45,6 +46,9 @@ def evaluate(
     Returns:
         What :class:`lightning_modules.metrics.FrameExactMatch` computes, rounded, and ``latency_ms``, the mean
         time an utterance took in batches of :data:`CHUNK`.
+
+    Raises:
+        FramefillError: an utterance cannot be read; the error names its file and line.
     """
     # One process sees all examples, even where others wait for it (the end of a training on several).
     metric = FrameExactMatch(sorted({example.domain for example in examples}), is_valid, sync_on_compute=False)
@@ -53,7 +57,7 @@ def evaluate(
     for begin in range(0, len(examples), CHUNK):
         chunk = examples[begin : begin + CHUNK]
         clock = time.perf_counter()
-        parsed = parser.parse([example.utterance for example in chunk])
+        parsed = _parse(parser, chunk)
         spent += time.perf_counter() - clock
         frames = [hypotheses[0].frame for hypotheses in parsed]
         gold = [example.frame for example in chunk]
@@ -73,6 +77,19 @@ def evaluate(
         # What the parser was trained on is not known here, so which utterances are new to it is not either.
         del figures["unseen_exact_match"], figures["unseen_count"]
     return {**figures, "latency_ms": round(1000 * spent / max(1, len(examples)), 3)}
+
+
+def _parse(parser: Parser, examples: Sequence[Example]) -> list[list[Hypothesis]]:
+    """Hypotheses of the utterances; an error names the row that it is about."""
+    try:
+        return parser.parse([example.utterance for example in examples])
+    except FramefillError:
+        for example in examples:
+            try:
+                parser.parse([example.utterance])
+            except FramefillError as error:
+                raise error.at(example.where) from error
+        raise
 
 
 def spread(examples: Sequence[Example], rows: int | None) -> list[Example]:
@@ -118,18 +135,20 @@ def environment() -> dict[str, Any]:
 
 
 def write_record(
-    path: Path | str, metrics: dict[str, Any], made: dict[str, Any], where: dict[str, Any] | None = None
+    path: Path | str, metrics: dict[str, Any], metadata: dict[str, Any], where: dict[str, Any] | None = None
 ) -> None:
     """Writes ``metrics.json``: the figures, how the parser was made, and the environment.
 
     Args:
         path: file to write.
         metrics: as :func:`evaluate` returns.
-        made: config, seed and checksums.
+        metadata: how the parser was made: kind, options, seed and checksums.
         where: :func:`environment` of the time the work began; None takes it now.
     """
-    made = json.loads(json.dumps({key: value for key, value in made.items() if key != "assets"}, default=str))
-    write_json(path, {**metrics, "made": made, "environment": where or environment()})
+    made = {key: value for key, value in metadata.items() if key != "assets"}
+    write_json(
+        path, {**metrics, "made": json.loads(json.dumps(made, default=str)), "environment": where or environment()}
+    )
 
 
 def _git(*words: str) -> str:

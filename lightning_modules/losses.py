@@ -42,7 +42,7 @@ def target_nll(scores: Tensor, batch: Batch, smoothing: float, ontology: int) ->
         ontology: ontology tokens.
 
     Returns:
-        ``[places]``, without meaning where nothing is.
+        ``[places]``; values at padding are undefined.
     """
     allowed = None
     if batch.mask is not None and smoothing:
@@ -58,7 +58,7 @@ def steps(batch: Batch) -> Tensor:
 
 
 def causal_scores(decoder: PointerDecoder, memory: Tensor, batch: Batch) -> Tensor:
-    """What a causal decoder gives each target place, told the gold tokens before it; ``[places, ontology + S]``."""
+    """Scores of each target position from a causal decoder that reads the gold tokens before it; ``[places, ontology + S]``."""
     read = [shifted(targets) for targets in batch.targets]
     scores = decoder.decode_groups(memory, batch.pieces, batch.mask, read, batch.target_masks, batch.lengths)
     return scores.flatten(0, -2)
@@ -69,24 +69,14 @@ def real_places(batch: Batch) -> Tensor:
     return torch.cat([(targets != PAD_TARGET).flatten() for targets in batch.targets])
 
 
-def mean_of_places(losses: Tensor, batch: Batch, scored: Tensor) -> Tensor:
-    """Mean of ``losses [places]`` over the target places that are ``scored [places]``, each row by its weight; a scalar."""
-    shares = scored if batch.weights is None else scored * batch.weights.repeat_interleave(steps(batch))
-    return (losses * shares).sum() / scored.sum()
+def mean_of_places(losses: Tensor, real: Tensor) -> Tensor:
+    """Mean of ``losses [places]`` over the target positions, padding left out; a scalar.
 
-
-def mean_of_rows(losses: Tensor, batch: Batch) -> Tensor:
-    """Mean of ``losses [B]``, each row by its weight; a scalar."""
-    return losses.mean() if batch.weights is None else (losses * batch.weights).mean()
-
-
-def by_row(losses: Tensor, batch: Batch, scored: Tensor) -> Tensor:
-    """Mean of ``losses [places]`` over the ``scored [places]`` of each row; ``[B]``."""
-    rows = torch.arange(len(batch.lengths), device=losses.device).repeat_interleave(steps(batch))
-    summed = losses.new_zeros((2, len(batch.lengths))).index_add(
-        1, rows, torch.stack((losses * scored, scored.to(losses)))
-    )
-    return summed[0] / summed[1].clamp(min=1)
+    Args:
+        losses: one value for each target position, the groups of a batch end to end.
+        real: ``[places]``, True at tokens (see :func:`real_places`).
+    """
+    return (losses * real).sum() / real.sum()
 
 
 def divergence(wanted: Tensor, found: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from frames.ontology import Ontology
 from frames.tokenization import PieceTokenizer
 from lightning_modules.datamodule import Assets, TOPv2DataModule
 from lightning_modules.metrics import FrameExactMatch
+from lightning_modules.resume import check_same_training
 from lightning_modules.saved import parameters_of, read_checkpoint
 from parsers.interface import Parser
 from parsers.pointer_network import PointerNetwork
@@ -30,20 +31,20 @@ class OptimizationConfig:
     Attributes:
         lr: peak learning rate of AdamW.
         weight_decay: on matrices; biases and norms are spared.
-        warmup: share of the steps in which the rate rises, before it falls along a cosine to zero.
+        lr_warmup: share of the steps in which the rate rises, before it falls along a cosine to zero.
         label_smoothing: of the token loss (paper: 0.1).
         encoder_lr: peak rate of a pretrained encoder, None for ``lr``.
     """
 
     lr: float = 1e-3
     weight_decay: float = 0.01
-    warmup: float = 0.05
+    lr_warmup: float = 0.05
     label_smoothing: float = 0.1
     encoder_lr: float | None = None
 
 
 class TargetLogProbs(NamedTuple):
-    """What a model thinks of the targets of a batch: log-probabilities, target places laid end to end.
+    """A model's log-probabilities of the targets of a batch, target positions laid end to end.
 
     Attributes:
         lengths: ``[B, C]``, None if the model predicts none.
@@ -78,8 +79,28 @@ class ParserModule(pl.LightningModule):
         self.model = None
         self.assets: Assets | None = None
         self.metric: FrameExactMatch | None = None
-        self._batches_done = 0
-        self._rngs: dict[str, Tensor] = {}
+
+    @property
+    def net(self) -> PointerNetwork:
+        """The model.
+
+        Raises:
+            RuntimeError: :meth:`build` was not called yet.
+        """
+        if self.model is None:
+            raise RuntimeError("the module has no model yet: call build(assets) first")
+        return self.model
+
+    @property
+    def built(self) -> Assets:
+        """What the model was built for.
+
+        Raises:
+            RuntimeError: :meth:`build` was not called yet.
+        """
+        if self.assets is None:
+            raise RuntimeError("the module has no assets yet: call build(assets) first")
+        return self.assets
 
     @abstractmethod
     def make_model(self, tokenizer: PieceTokenizer, ontology: int) -> PointerNetwork:
@@ -91,7 +112,7 @@ class ParserModule(pl.LightningModule):
 
     @abstractmethod
     def target_log_probs(self, batch: Batch) -> TargetLogProbs:
-        """What the model thinks of the targets of a batch, scored as in training."""
+        """The model's log-probabilities of the targets of a batch, scored as in training."""
 
     @abstractmethod
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -107,26 +128,31 @@ class ParserModule(pl.LightningModule):
                 raise UsageError(
                     "E428",
                     f"the longest training frame has {longest} tokens, the model is for {self.config.max_length}.",
-                    remedy=f"Set model.init_args.model.max_length to {longest}.",
+                    remedy=f"Set model.max_length to {longest}.",
                 )
             self.build(datamodule.assets)
-            if datamodule.hparams["start"]:
-                self._take_over(datamodule.hparams["start"])
+            datamodule.check_lengths(self.longest_utterance)
+            if datamodule.hparams["init_from"]:
+                self._init_from(datamodule.hparams["init_from"])
             self.metric = FrameExactMatch(datamodule.domains)
 
-    def _take_over(self, path: str) -> None:
+    @property
+    def longest_utterance(self) -> int:
+        """Pieces of the longest utterance that the model can read."""
+        return self.built.tokenizer.longest
+
+    def _init_from(self, path: str) -> None:
         """Starts from the parameters of a checkpoint of the same sizes."""
-        assert self.model is not None and self.assets is not None
         checkpoint = read_checkpoint(path)
         old = Ontology.from_dict(checkpoint["framefill"]["assets"]["ontology"], path).tokens
         try:
-            self.model.load_extending_ontology(parameters_of(checkpoint), old, self.assets.ontology.tokens)
+            self.net.load_extending_ontology(parameters_of(checkpoint), old, self.built.ontology.tokens)
         except (KeyError, RuntimeError) as error:
             raise BundleError(
                 "E305",
                 f"the checkpoint's parameters do not fit this model ({str(error).splitlines()[0]}).",
                 where=path,
-                remedy="Give model.init_args.model the sizes that data.start was trained with.",
+                remedy="Give model the sizes that data.init_from was trained with.",
             ) from error
 
     def build(self, assets: Assets) -> None:
@@ -185,21 +211,14 @@ class ParserModule(pl.LightningModule):
         groups = [{"params": found, "lr": rate, "weight_decay": decay} for (rate, decay), found in alike.items()]
         optimizer = torch.optim.AdamW(groups, fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: warmed_cosine(self._progress(step), o.warmup)
+            optimizer, lambda step: warmed_cosine(self._progress(step), o.lr_warmup)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _progress(self, step: int) -> float:
-        """Share of the training that is done after a step, by epochs where their number is known.
-
-        Epochs may differ in length (:class:`data.training.pruning.Pruning`), so steps do not tell.
-        """
-        trainer = self.trainer
-        by_steps = step / trainer.max_steps if trainer.max_steps > 0 else 0.0
-        if not step or not trainer.max_epochs or trainer.max_epochs < 0:
-            return by_steps
-        done = trainer.current_epoch + self._batches_done / trainer.num_training_batches
-        return max(by_steps, done / trainer.max_epochs)
+        """Share of the training that is done after a step."""
+        # The number of steps is asked for only in training: before, the loaders are not there yet.
+        return step / self.trainer.estimated_stepping_batches if step else 0.0
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
@@ -209,32 +228,27 @@ class ParserModule(pl.LightningModule):
             torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what a parser needs besides parameters, and the state of the random generator for exact resume."""
-        assert self.assets is not None
-        checkpoint["framefill"] = {
+        """Adds what a parser needs besides parameters, and what the training is of."""
+        checkpoint["framefill"] = self.metadata()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses to go on with a training of other rows, labels, pieces or options than the checkpoint's.
+
+        Raises:
+            UsageError: see :func:`lightning_modules.resume.check_same_training`.
+        """
+        check_same_training(checkpoint["framefill"], self.metadata(), type(self))
+
+    def metadata(self) -> dict[str, Any]:
+        """What checkpoints hold besides parameters: kind, assets, and the options of model, decoding, optimization, data."""
+        return {
             "kind": self.kind,
-            "assets": self.assets.to_dict(),
+            "assets": self.built.to_dict(),
             "model": asdict(self.config),
             "decoding": asdict(self.decoding),
             "optimization": asdict(self.optimization),
             "data": self._datamodule().data_provenance(),
         }
-        checkpoint["rng"] = torch.get_rng_state()
-        if self.device.type == "cuda":
-            checkpoint["cuda_rng"] = torch.cuda.get_rng_state(self.device)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores the random generator, so that a resumed training draws what the unbroken one would have."""
-        self._rngs = {name: checkpoint[name].cpu() for name in ("rng", "cuda_rng") if name in checkpoint}
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Applies the restored generator after Lightning's own start-up has drawn from it, and notes how far we are."""
-        self._batches_done = batch_idx + 1
-        if "rng" in self._rngs:
-            torch.set_rng_state(self._rngs["rng"])
-        if "cuda_rng" in self._rngs and self.device.type == "cuda":
-            torch.cuda.set_rng_state(self._rngs["cuda_rng"], self.device)
-        self._rngs = {}
 
     def _datamodule(self) -> TOPv2DataModule:
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from transformers import PreTrainedModel
 
 from frames.errors import UsageError
-from frames.tokenization import PieceTokenizer
+from frames.tokenization import MAX_PIECES, PieceTokenizer
 from lightning_modules.parser_module import ParserModule
-from parsers.pretrained import build_transformer, load_transformer
+from parsers.pretrained import PretrainedEncoder, build_transformer, load_transformer, position_limit
 
 
 class PretrainedModule(ParserModule):
@@ -33,6 +33,14 @@ class PretrainedModule(ParserModule):
                 remedy="Set data.pretrained to the same encoder as model.encoder.",
             )
         return transformer
+
+    @property
+    def longest_utterance(self) -> int:
+        """See :meth:`ParserModule.longest_utterance`; an encoder has only so many positions."""
+        encoder = self.net.encoder
+        assert isinstance(encoder, PretrainedEncoder)
+        limit = position_limit(encoder.transformer)
+        return super().longest_utterance - max(0, MAX_PIECES - (limit or MAX_PIECES))
 
     def rate(self, name: str) -> float:
         """The encoder has a rate of its own."""

@@ -19,7 +19,6 @@ from data.training.batches import Batch
 from frames.errors import UsageError, one_of
 from frames.tokenization import PieceTokenizer
 from lightning_modules.datamodule import Assets
-from lightning_modules.losses import mean_of_rows
 from lightning_modules.metrics import RECALL_AT, ScenarioRecall
 from lightning_modules.nar import NARModule, NAROptimizationConfig
 from lightning_modules.pretrained import PretrainedModule
@@ -79,7 +78,6 @@ class RAFOptimizationConfig(NAROptimizationConfig):
     fitted: str = "all"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         one_of("negatives", self.negatives, NEGATIVES)
         one_of("fitted", self.fitted, FITTED)
 
@@ -238,22 +236,20 @@ class RAFModule(PretrainedModule, NARModule):
             keys, gold = known, batch.scenarios
         else:
             keys, gold = known[named], torch.searchsorted(named, batch.scenarios)
-        retrieval = mean_of_rows(retrieval_nll(queries, keys, gold, model.scale, o.label_smoothing), batch)
+        retrieval = retrieval_nll(queries, keys, gold, model.scale, o.label_smoothing).mean()
         if self._only_finding or self._warming_up():
             return {"loss": retrieval, "retrieval": retrieval}
         places = torch.cat((batch.scenarios[:, None], self._ranked(queries, reading, batch)), dim=1)
         spans, leaf_mask = self._spans(batch, memory, reading, places)
         gold_spans = endpoints(batch, model.ontology_size, spans.shape[2])
         found = span_scores(spans[:, 0], gold_spans) * leaf_mask[:, 0]
-        # The mean over leaves, as a mean over rows so that each counts by its weight.
-        leaves = leaf_mask[:, 0].sum().clamp(min=1) / len(found)
-        fill = mean_of_rows(-found.sum(dim=1) / leaves, batch)
+        fill = -found.sum() / leaf_mask[:, 0].sum().clamp(min=1)
         losses = {"loss": o.retrieval_loss * retrieval + o.fill_loss * fill, "retrieval": retrieval, "fill": fill}
         if o.ranking_loss:
             rivals = (spans[:, 1:].flatten(3).amax(dim=3) * leaf_mask[:, 1:]).sum(dim=2)
             filled = torch.cat((found.sum(dim=1, keepdim=True), rivals), dim=1)
             total = model.scale * torch.einsum("bd,bkd->bk", queries, known[places]) + filled
-            losses["ranking"] = mean_of_rows(-torch.log_softmax(total, dim=1)[:, 0], batch)
+            losses["ranking"] = -torch.log_softmax(total, dim=1)[:, 0].mean()
             losses["loss"] = losses["loss"] + o.ranking_loss * losses["ranking"]
         if o.compose_loss:
             composed = self.frame_losses(batch, memory, lengths)

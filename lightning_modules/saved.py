@@ -66,16 +66,20 @@ def parameters_of(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
     return {name[6:]: value for name, value in checkpoint["state_dict"].items() if name.startswith("model.")}
 
 
-def packed_weights(packed: dict[str, Tensor], made: Mapping[str, Any], left_out: Sequence[str]) -> bytes:
+def packed_weights(packed: dict[str, Tensor], metadata: Mapping[str, Any], left_out: Sequence[str]) -> bytes:
     """The content of a file of packed weights.
 
     Args:
         packed: parameters by the model's own names.
-        made: what the checkpoint says of its making.
+        metadata: what the checkpoint holds besides parameters.
         left_out: names of parameters that the pretrained encoder brings.
     """
-    told = {"framefill": json.dumps(made, default=str), "left_out": json.dumps(left_out), "sha256": digest_of(packed)}
-    return save(packed, told)
+    header = {
+        "framefill": json.dumps(metadata, default=str),
+        "left_out": json.dumps(left_out),
+        "sha256": digest_of(packed),
+    }
+    return save(packed, header)
 
 
 def write_decoding(path: Path | str, decoding: Mapping[str, Any]) -> None:
@@ -91,8 +95,8 @@ def write_decoding(path: Path | str, decoding: Mapping[str, Any]) -> None:
     """
     path = Path(path)
     if path.suffix == WEIGHTS:
-        packed, made, left_out = _unpacked(path)
-        content = packed_weights(packed, {**made, "decoding": dict(decoding)}, left_out)
+        packed, metadata, left_out = _unpacked(path)
+        content = packed_weights(packed, {**metadata, "decoding": dict(decoding)}, left_out)
     else:
         checkpoint = read_checkpoint(path)
         checkpoint["framefill"]["decoding"] = dict(decoding)
@@ -104,21 +108,21 @@ def write_decoding(path: Path | str, decoding: Mapping[str, Any]) -> None:
 
 def _read_weights(path: Path) -> dict[str, Any]:
     """Packed weights as a checkpoint, complete with what was left out of them."""
-    packed, made, left_out = _unpacked(path)
+    packed, metadata, left_out = _unpacked(path)
     parameters = {name: value.float() if value.is_floating_point() else value for name, value in packed.items()}
     if left_out:
-        pretrained = load_transformer(made["model"]["encoder"]).state_dict()
+        pretrained = load_transformer(metadata["model"]["encoder"]).state_dict()
         parameters |= {name: pretrained[name.removeprefix(ENCODER)] for name in left_out}
-    return {"framefill": made, "state_dict": {f"model.{name}": value for name, value in parameters.items()}}
+    return {"framefill": metadata, "state_dict": {f"model.{name}": value for name, value in parameters.items()}}
 
 
 def _unpacked(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
     """The arguments of :func:`packed_weights`, verified."""
     try:
         with safe_open(path, framework="pt") as file:
-            told = file.metadata() or {}
+            header = file.metadata() or {}
             packed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-        made, left_out = json.loads(told["framefill"]), json.loads(told["left_out"])
+        metadata, left_out = json.loads(header["framefill"]), json.loads(header["left_out"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise BundleError(
             "E302",
@@ -126,11 +130,11 @@ def _unpacked(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]
             where=str(path),
             remedy="The file may be truncated; copy it again.",
         ) from error
-    if digest_of(packed) != told.get("sha256"):
+    if digest_of(packed) != header.get("sha256"):
         raise BundleError(
             "E306", "the weights are not what their checksum says.", where=str(path), remedy="Copy the file again."
         )
-    return packed, made, left_out
+    return packed, metadata, left_out
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -9,6 +11,9 @@ from torch.nn import functional as F  # noqa: N812
 from parsers.dropout import ByteDropout
 from parsers.encoders import LightweightConv
 from retrieval.scoring import pool
+
+#: How states of pieces become one vector; see :class:`LengthModule`.
+LengthPooling = Literal["mean", "mean_max"]
 
 
 class LengthModule(nn.Module):
@@ -25,11 +30,15 @@ class LengthModule(nn.Module):
     """
 
     def __init__(
-        self, width: int, hidden: int, kernels: list[int], classes: int, dropout: float, pooling: str = "mean"
+        self,
+        width: int,
+        hidden: int,
+        kernels: list[int],
+        classes: int,
+        dropout: float,
+        pooling: LengthPooling = "mean",
     ) -> None:
         super().__init__()
-        if pooling not in ("mean", "mean_max"):
-            raise ValueError(f"length pooling {pooling!r}: 'mean' or 'mean_max'")
         self.classes, self.pooling = classes, pooling
         self.enter = nn.Linear(width, hidden)
         self.gates = nn.ModuleList(nn.Linear(hidden, 2 * hidden) for _ in kernels)

@@ -20,7 +20,9 @@ from frames.tokenization import PieceTokenizer, Source
 from parsers.constrained import Decoded, Grammar, LengthCandidate, decode, greedy
 from parsers.groups import in_groups, pad
 from parsers.interface import Hypothesis
-from parsers.mask_predict import refine
+
+#: Input id of a target position whose token the decoder does not see.
+MASKED = -1
 
 
 @dataclass
@@ -29,7 +31,6 @@ class DecodingConfig:
 
     Attributes:
         length_beam: lengths that compete (the paper uses 1, 3 or 5).
-        passes: mask-predict passes; 1 decides all positions at once.
         constrained: search among well-formed frames; False takes the best token of every position.
         length_weight: weight of the length's log-probability beside the tokens'.
         rescored: frames of each utterance, best first, that the rescorer judges; 0 for a model without one.
@@ -39,7 +40,6 @@ class DecodingConfig:
     """
 
     length_beam: int = 5
-    passes: int = 1
     constrained: bool = True
     length_weight: float = 1.0
     rescored: int = 0
@@ -49,8 +49,8 @@ class DecodingConfig:
     def __post_init__(self) -> None:
         if self.rescored and not self.constrained:
             raise ValueError("rescored frames come from the search among well-formed ones: give constrained: true")
-        if self.length_beam < 1 or self.passes < 1:
-            raise ValueError(f"length_beam {self.length_beam} and passes {self.passes} must be at least 1")
+        if self.length_beam < 1:
+            raise ValueError(f"length_beam {self.length_beam} must be at least 1")
 
 
 class Backend(Protocol):
@@ -152,11 +152,8 @@ class NonAutoregressiveParser:
 
     def _tables(self, encoded: Encoded, rows: np.ndarray, lengths: np.ndarray) -> Iterator[list[list[float]]]:
         """Scores ``[length][size + pieces]`` of the positions of targets of these lengths over these rows."""
-        scores = refine(
-            lambda tokens: self.backend.decode(encoded, rows, tokens, lengths),
-            lengths,
-            self.config.passes,
-        )
+        masked = np.full((len(lengths), int(lengths.max())), MASKED, dtype=np.int64)
+        scores = self.backend.decode(encoded, rows, masked, lengths)
         for k, (row, length) in enumerate(zip(rows.tolist(), lengths.tolist(), strict=True)):
             yield scores[k, :length, : self.ids.size + len(encoded.sources[row])].tolist()
 

@@ -12,30 +12,27 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from parsers.length import LengthModule
+from parsers.length import LengthModule, LengthPooling
 from parsers.pointer_network import PointerConfig, PointerDecoder, PointerNetwork, shifted
 
 
 @dataclass
 class NARConfig(PointerConfig):
-    """Sizes of the length module, and what the decoder is told.
+    """Sizes of the length module, and whether the decoder reads the length.
 
     Attributes:
         length_hidden: channels of the length module.
         length_kernels: taps of its convolutions; none gives a perceptron on the pooled states.
         length_pooling: ``mean`` (the papers) or ``mean_max``.
-        length_embedding: whether the decoder is told the total length at every position (ours).
+        length_embedding: whether every position of the decoder reads the total length (ours).
         length_dropout: inside the length module.
-        reads_tokens: whether the decoder reads tokens already decided, which conditional masked training and
-            mask-predict need.
     """
 
     length_hidden: int = 256
     length_kernels: list[int] = field(default_factory=lambda: [3])
-    length_pooling: str = "mean_max"
+    length_pooling: LengthPooling = "mean_max"
     length_embedding: bool = True
     length_dropout: float = 0.3
-    reads_tokens: bool = False
 
 
 class NARModel(PointerNetwork):
@@ -62,7 +59,7 @@ class NARModel(PointerNetwork):
         causal_blocks: Sequence[nn.Module] = (),
     ) -> None:
         c = config
-        super().__init__(config, encoder, blocks, ontology, c.reads_tokens)
+        super().__init__(config, encoder, blocks, ontology, reads_tokens=False)
         self.length = LengthModule(
             c.width, c.length_hidden, c.length_kernels, c.max_length + 1, c.length_dropout, c.length_pooling
         )
@@ -90,8 +87,7 @@ class NARModel(PointerNetwork):
             memory: encoder states ``[B, S, width]``.
             pieces: ids ``[B, S]``.
             mask: ``[B, S]``, True at pieces, or None.
-            tokens: target ids ``[B, T]``, :data:`MASKED` where not decided; only their shape is read unless
-                ``reads_tokens``.
+            tokens: ``[B, T]``, of which the shape alone is read.
             lengths: ``[B]`` tokens of each target, at most ``T``.
 
         Returns:

@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from parsers.layout import Layout
 
+#: What a pointer copies; see :class:`PointerHead`.
+Copy = Literal["positions", "types"]
+
 
 class PointerHead(nn.Module):
     """Log-probabilities over ontology tokens and positions of the utterance.
 
     ``p = gate * softmax(ontology) + (1 - gate) * softmax(pointer)``, computed in logarithms so that nothing
-    needs a floor (Babu et al. 2021 add 1e-7 instead).
+    needs a floor (Babu et al. 2021 add 1e-7 instead). The pointer is a scaled dot product of one head over all channels
+    (Vaswani et al. 2017).
 
     Args:
         width: channels of decoder and encoder states.
         ontology: number of ontology tokens.
-        heads: heads of the pointer attention; their logits are averaged.
         copy: ``"positions"`` points at one place; ``"types"`` gives every place of the same piece the sum over
             those places, as in the paper, which copies words rather than places.
     """
 
-    def __init__(self, width: int, ontology: int, heads: int, copy: str = "positions") -> None:
+    def __init__(self, width: int, ontology: int, copy: Copy = "positions") -> None:
         super().__init__()
-        if copy not in ("positions", "types"):
-            raise ValueError(f"pointer copy {copy!r}: 'positions' or 'types'")
-        self.heads, self.copy = heads, copy
+        self.copy = copy
         self.ontology = nn.Linear(width, ontology)
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width)
         self.gate = nn.Linear(2 * width, 1)
-        self.scale = (width // heads) ** -0.5 / heads
+        self.scale = width**-0.5
 
     def forward(self, states: Tensor, layout: Layout, memory: Tensor, memory_layout: Layout, pieces: Tensor) -> Tensor:
         """Scores every position of the targets.
@@ -49,7 +52,6 @@ class PointerHead(nn.Module):
             pieces are about -1e4.
         """
         rows = pieces.split([rows for rows, _ in layout.shapes]) if len(layout.shapes) > 1 else [pieces]
-        # The mean over heads of scaled dot products is one dot product over all channels.
         parts = (
             layout.split(self.query(states)),
             memory_layout.split(self.key(memory)),
@@ -66,8 +68,8 @@ class PointerHead(nn.Module):
     def _point(
         self, query: Tensor, key: Tensor, memory: Tensor, mask: Tensor | None, pieces: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """What is pointed at ``[G, T, width]`` and log-probabilities of the places ``[G, T, S]``."""
-        logits = torch.matmul(query, key.transpose(1, 2)).float() * self.scale * self.heads**0.5
+        """Attended encoder states ``[G, T, width]`` and log-probabilities of the pieces ``[G, T, S]``."""
+        logits = torch.matmul(query, key.transpose(1, 2)).float() * self.scale
         if mask is not None:
             logits = logits.masked_fill(~mask[:, None, :], -1e4)
         attention = F.softmax(logits, dim=-1)

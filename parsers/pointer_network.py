@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from parsers.dropout import ByteDropout
 from parsers.encoders import to_autocast_dtype
 from parsers.layout import Layout
-from parsers.mask_predict import MASKED
-from parsers.pointer import PointerHead
+from parsers.nar import MASKED
+from parsers.pointer import Copy, PointerHead
 
 
 @dataclass
@@ -21,7 +21,6 @@ class PointerConfig:
 
     Attributes:
         width: channels of states.
-        pointer_heads: heads of the pointer.
         pointer_copy: ``positions`` (ours) or ``types`` (Babu et al. 2021), see :class:`parsers.pointer.PointerHead`.
         dropout: inside the decoder's blocks, and those of an encoder trained from nothing.
         input_dropout: on embeddings of pieces and of target positions.
@@ -29,8 +28,7 @@ class PointerConfig:
     """
 
     width: int = 256
-    pointer_heads: int = 8
-    pointer_copy: str = "positions"
+    pointer_copy: Copy = "positions"
     dropout: float = 0.1
     input_dropout: float = 0.1
     max_length: int = 79
@@ -57,7 +55,7 @@ class PointerDecoder(nn.Module):
         self.norm = nn.LayerNorm(c.width)
         self.dropout = ByteDropout(c.input_dropout)
         self.blocks = nn.ModuleList(blocks)
-        self.head = PointerHead(c.width, ontology, c.pointer_heads, c.pointer_copy)
+        self.head = PointerHead(c.width, ontology, c.pointer_copy)
 
     def decode_groups(
         self,

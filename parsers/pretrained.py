@@ -17,31 +17,55 @@ from parsers.dropout import ByteDropout
 from parsers.encoders import noised, to_autocast_dtype
 
 
-def load_transformer(name: str) -> PreTrainedModel:
-    """A pretrained encoder with its weights.
+def load_pretrained(auto_class: Any, name: str, **options: Any) -> PreTrainedModel:
+    """A pretrained model with its weights, in single precision.
+
+    ``transformers`` keeps the precision that a file was saved in, and half precision cannot be trained: a layer of ours on
+    top would get another type than its own, and small updates would round to nothing.
 
     Args:
+        auto_class: ``AutoModel``, ``AutoModelForCausalLM``, or another class of ``transformers`` with ``from_pretrained``.
         name: hub name, local folder, or short name of :data:`frames.weights.PRETRAINED`.
+        options: for ``from_pretrained``.
 
     Raises:
-        UsageError: it cannot be had here.
+        UsageError: the model cannot be loaded here.
     """
     logging.set_verbosity_error()
     place = locate(name)
     try:
-        return AutoModel.from_pretrained(place.folder, attn_implementation="eager")
+        if place.gguf_file is not None:
+            options = {"gguf_file": place.gguf_file, **options}
+        return auto_class.from_pretrained(place.folder, dtype=torch.float32, **options)
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(
             "E424",
-            f"the encoder {name!r} cannot be loaded ({reason}).",
-            remedy="Give a folder with its weights, a hub name where there is a network, minilm or mpnet.",
+            f"the model {name!r} cannot be loaded ({reason}).",
+            remedy=f"Give a folder with its weights, a hub name where there is a network, or {', '.join(PRETRAINED)}.",
         ) from error
+
+
+def load_transformer(name: str) -> PreTrainedModel:
+    """A pretrained encoder with its weights; see :func:`load_pretrained`."""
+    return load_pretrained(AutoModel, name, attn_implementation="eager")
 
 
 def build_transformer(config: dict[str, Any]) -> PreTrainedModel:
     """An encoder of this configuration (``PretrainedConfig.to_dict``) with random weights, to be loaded into."""
-    return AutoModel.from_config(AutoConfig.for_model(**config), attn_implementation="eager")
+    # The configuration of a file in half precision says so; parameters are single precision whatever it says.
+    return AutoModel.from_config(AutoConfig.for_model(**config), attn_implementation="eager", dtype=torch.float32)
+
+
+def position_limit(transformer: PreTrainedModel) -> int | None:
+    """Ids of the longest sequence that a transformer has positions for, special tokens included; None for no limit."""
+    limit = getattr(transformer.config, "max_position_embeddings", None)
+    table = getattr(getattr(transformer, "embeddings", None), "position_embeddings", None)
+    if limit is None or limit < 1:
+        return None
+    # RoBERTa and its kin count positions from the one after the padding's.
+    padding = getattr(table, "padding_idx", None)
+    return limit if padding is None else limit - padding - 1
 
 
 @dataclass

@@ -4,34 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from parsers.nar import Encoded
-
-
-class NARModel(Protocol):
-    """What a non-autoregressive ``nn.Module`` offers: see :class:`parsers.conv_nar.model.ConvNAR`."""
-
-    def encode(self, pieces: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """States ``[B, S, width]`` and length log-probabilities ``[B, C]``."""
-        ...
-
-    def decode(self, memory: Tensor, pieces: Tensor, mask: Tensor | None, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Log-probabilities ``[B, T, V + S]``."""
-        ...
-
-    def rescore(self, memory: Tensor, pieces: Tensor, mask: Tensor | None, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Log-probabilities ``[B]`` of whole targets, where the model has a rescorer."""
-        ...
+from parsers.nar_model import NARModel
 
 
 @contextmanager
 def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
-    """No dropout, whatever mode the model is in; that mode again afterwards."""
+    """No dropout, whatever mode the model is in; that mode is restored afterwards."""
     training = model.training
     model.eval()
     try:
@@ -53,7 +37,6 @@ class TorchBackend:
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """No gradients, and no dropout whatever mode the model is in."""
-        assert isinstance(self.model, torch.nn.Module)
         with evaluation_mode(self.model), torch.inference_mode():
             yield
 
@@ -79,7 +62,7 @@ class TorchBackend:
         tokens: np.ndarray,
         lengths: np.ndarray,
     ) -> np.ndarray:
-        """What a part of the model that reads targets says of them, over rows of a batch."""
+        """Scores of targets by a part of the model, over rows of a batch."""
         with self.evaluating():
             scores = part(
                 encoded.memory[self._tensor(rows)],
@@ -91,7 +74,6 @@ class TorchBackend:
             return scores.float().cpu().numpy()
 
     def _tensor(self, array: np.ndarray) -> Tensor:
-        assert isinstance(self.model, torch.nn.Module)
         return torch.from_numpy(array).to(next(self.model.parameters()).device)
 
     def _mask(self, mask: np.ndarray) -> Tensor | None:

@@ -60,7 +60,7 @@ def low_resource(
     for target, samples in missing:
         words = [
             *common, *tuned, f"--data.domains=[{target}]", f"--data.train_split=train_{samples}spis",
-            f"--data.eval_split=valid_{samples}spis", "--data.report_split=eval", f"--data.start={source}", *extra,
+            f"--data.eval_split=valid_{samples}spis", "--data.report_split=eval", f"--data.init_from={source}", *extra,
         ]  # fmt: skip
         fit(f"{run}/{target}_{samples}", words)
     out = Path("results") / run

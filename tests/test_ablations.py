@@ -14,7 +14,7 @@ from tests.training import environment
 
 
 def test_each_change_is_trained_once_and_compared(corpus: Path, repository: Path, tmp_path: Path):
-    trial = {"run": "short", "data": {"fraction": 0.5, "variants": 0}, "trainer": {"max_epochs": 4}}
+    trial = {"run": "short", "data": {"fraction": 0.5, "num_augmented": 0}, "trainer": {"max_epochs": 4}}
     (tmp_path / "short.yaml").write_text(yaml.safe_dump(trial))
     change = {"run": "x", "model": {"init_args": {"decoding": {"length_beam": 1}}}}
     (tmp_path / "one_length.yaml").write_text(yaml.safe_dump(change))
@@ -23,7 +23,7 @@ def test_each_change_is_trained_once_and_compared(corpus: Path, repository: Path
     words = [
         sys.executable, "-m", "scripts.cli", "bench", "ablations", "--config", str(repository / "configs" / "demo.yaml"),
         "--trial", "short.yaml", "--changes", "one_length.yaml", "whole.yaml", "--data-root", str(corpus),
-        "--fit", "--threads=1", *(word for word in TINY if "variants" not in word and "check_val" not in word),
+        "--fit", "--threads=1", *(word for word in TINY if "num_augmented" not in word and "check_val" not in word),
         "--trainer.check_val_every_n_epoch=4",
     ]  # fmt: skip
     for _ in range(2):

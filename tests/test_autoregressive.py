@@ -15,7 +15,7 @@ from lightning_modules.checkpoints import load_module
 from lightning_modules.datamodule import Assets
 from parsers.autoregressive.model import AutoregressiveConfig
 from parsers.autoregressive.parser import AutoregressiveDecodingConfig
-from parsers.mask_predict import MASKED
+from parsers.nar import MASKED
 from parsers.pointer_network import shifted
 from tests.encoders import save_encoder
 from tests.training import fit

@@ -271,7 +271,7 @@ def test_a_last_stage_fits_what_finds_scenarios_alone(corpus: Path, tmp_path: Pa
 def test_the_last_stage_is_laid_over_the_config(raf_checkpoint: Path, corpus: Path, repository: Path, tmp_path: Path):
     encoder, configs = raf_checkpoint.parents[2] / "encoder", repository / "configs"
     words = [
-        f"--config={configs / 'raf_last_stage.yaml'}", f"--data.start={raf_checkpoint}", "--run=last", *TINY_RAF,
+        f"--config={configs / 'raf_last_stage.yaml'}", f"--data.init_from={raf_checkpoint}", "--run=last", *TINY_RAF,
         f"--model.init_args.model.encoder={encoder}", f"--data.pretrained={encoder}",
         "--trainer.max_epochs=1", "--trainer.check_val_every_n_epoch=1",
     ]  # fmt: skip
@@ -581,17 +581,6 @@ def test_packed_weights_are_calibrated_as_their_checkpoint_is(raf_checkpoint: Pa
     assert after["framefill"] != before["framefill"]
     assert all(torch.equal(value, after["state_dict"][name]) for name, value in before["state_dict"].items())
     assert load_module(packed)[0].decoding == RAFDecodingConfig(**figures[1]["decoding"])
-
-
-def test_parsers_of_other_banks_are_not_averaged(raf_checkpoint: Path, tmp_path: Path):
-    other = torch.load(raf_checkpoint, weights_only=True)
-    bank = ScenarioBank.from_dict(other["framefill"]["assets"]["bank"])
-    other["framefill"]["assets"]["bank"] = ScenarioBank(
-        {scenario: bank.count(scenario) for scenario in reversed(list(bank))}
-    ).to_dict()
-    torch.save(other, tmp_path / "other.ckpt")
-    with pytest.raises(UsageError, match=r"E446.*other\.ckpt"):
-        pack(raf_checkpoint, tmp_path / "x.safetensors", tmp_path / "other.ckpt")
 
 
 def test_only_raf_is_calibrated(checkpoint: Path, corpus: Path, raf_checkpoint: Path):

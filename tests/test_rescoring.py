@@ -182,7 +182,7 @@ def test_a_bundle_may_decode_otherwise(trained: Path, tmp_path: Path, capsys):
 
 def test_a_rescorer_is_taught_as_well(trained: Path, corpus: Path):
     student = load_module(trained)[0]
-    data = TOPv2DataModule(str(corpus), start=str(trained), batch_size=24)
+    data = TOPv2DataModule(str(corpus), init_from=str(trained), batch_size=24)
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
     student.optimization.teacher, student.optimization.teacher_weight = str(trained), 1.0

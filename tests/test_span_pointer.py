@@ -13,7 +13,7 @@ from frames.tokenization import PieceTokenizer
 from lightning_modules.checkpoints import load_module
 from lightning_modules.nar import NAROptimizationConfig
 from lightning_modules.span_pointer import SpanPointerModule
-from parsers.mask_predict import MASKED
+from parsers.nar import MASKED
 from parsers.pretrained import EncoderConfig, PretrainedEncoder, load_transformer
 from parsers.span_pointer.model import SpanPointerConfig
 from tests.encoders import FAMILIES, save_encoder

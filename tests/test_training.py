@@ -14,19 +14,17 @@ import yaml
 from transformers import get_cosine_schedule_with_warmup
 
 from data.training.batches import PAD_TARGET, BatchStream, EncodedCorpus
-from data.training.pruning import Pruning
 from frames.errors import FramefillError
 from lightning_modules.conv_nar import ConvNARModule
 from lightning_modules.datamodule import TOPv2DataModule
 from lightning_modules.losses import smoothed_nll, symmetric_divergence
-from lightning_modules.nar import NAROptimizationConfig, hide
+from lightning_modules.nar import NAROptimizationConfig
 from lightning_modules.parser_module import warmed_cosine
 from parsers.conv_nar.model import ConvNAR, ConvNARConfig
 from parsers.dropout import ByteDropout
 from parsers.encoders import LightweightConv
 from parsers.layout import Layout
-from parsers.mask_predict import MASKED, refine
-from parsers.nar import DecodingConfig
+from parsers.nar import MASKED, DecodingConfig
 from parsers.pointer import PointerHead
 from tests.training import command, environment, fit
 
@@ -83,7 +81,7 @@ def test_variants_stand_in_for_their_rows():
     corpus = EncodedCorpus(rows + variants, [[0]] * 8, pad_id=0, variants=counts)
     seen = []
     for seed in range(200):
-        (batch,) = BatchStream(corpus, 4, seed=seed, varied=0.5)
+        (batch,) = BatchStream(corpus, 4, seed=seed, augment_prob=0.5)
         values = sorted(batch.pieces[:, 0].tolist())
         assert [value // 10 for value in values] == [1, 2, 3]
         seen += values
@@ -91,78 +89,6 @@ def test_variants_stand_in_for_their_rows():
     assert 0.35 < sum(value % 10 > 0 for value in seen) / 400 < 0.65
     (batch,) = BatchStream(corpus, 4)
     assert sorted(batch.pieces[:, 0].tolist()) == [10, 20, 30]
-
-
-def test_rows_that_are_known_are_left_out_of_an_epoch_at_times():
-    corpus = corpus_of(400)
-    pruning = Pruning(400, 0.75, whole_from=3)
-    stream = BatchStream(corpus, 32, seed=1, pruning=pruning)
-    hard = torch.arange(400) % 4 == 0
-    epochs = []
-    for epoch in range(4):
-        stream.turn()
-        seen, weights = [], []
-        for batch in stream:
-            assert batch.report is not None and batch.rows is not None and batch.weights is not None
-            batch.report(torch.where(hard[batch.rows], 3.0, 0.1))
-            seen += batch.rows.tolist()
-            weights += batch.weights.tolist()
-        assert len(seen) == len(set(seen)) and len(stream) == -(-len(seen) // 32)
-        epochs.append(set(seen))
-        if epoch in (0, 3):
-            assert len(seen) == 400 and set(weights) == {1.0}
-        else:
-            assert set(hard.nonzero()[:, 0].tolist()) <= set(seen)
-            assert [weight == 1.0 for weight in weights] == hard[seen].tolist()
-            assert 40 < len(seen) - 100 < 110, "a quarter of the 300 easy rows"
-            assert sum(weights) == pytest.approx(400, rel=0.2)
-    assert epochs[1] != epochs[2]
-
-
-def test_a_pruned_stream_continues_where_its_state_was_taken():
-    def stream() -> BatchStream:
-        return BatchStream(corpus_of(300), 32, seed=5, pruning=Pruning(300, 0.5, whole_from=9))
-
-    def consume(given: BatchStream, batches: int) -> list[list[int]]:
-        found = []
-        while len(found) < batches:
-            for batch in given:
-                assert batch.report is not None and batch.rows is not None
-                batch.report(batch.rows % 7 + float(given.epoch))
-                found.append(batch.rows.tolist())
-                if len(found) == batches:
-                    break
-        return found
-
-    whole, broken, again = stream(), stream(), stream()
-    expected = consume(whole, 30)
-    found = consume(broken, 17)
-    again.load_state_dict(broken.state_dict())
-    assert found + consume(again, 13) == expected
-    with pytest.raises(ValueError, match="devices: 1"):
-        BatchStream(corpus_of(30), 8, world=2, pruning=Pruning(30, 0.5, 1))
-    with pytest.raises(ValueError, match="pruned 1"):
-        Pruning(30, 1.0, 1)
-
-
-def test_losses_count_rows_by_weight(corpus: Path):
-    data = TOPv2DataModule(str(corpus), batch_size=16, vocabulary=300)
-    data.setup("fit")
-    assert data.train_corpus is not None and data.assets is not None
-    module = ConvNARModule(SMALL)
-    module.build(data.assets)
-    module.eval()
-    batch = next(iter(BatchStream(data.train_corpus, 16)))
-    told: list[torch.Tensor] = []
-    plain = module.losses(batch._replace(report=told.append))
-    ones = module.losses(batch._replace(weights=torch.ones(16)))
-    twice = module.losses(batch._replace(weights=torch.full((16,), 2.0)))
-    assert torch.allclose(plain["loss"], ones["loss"]) and torch.allclose(2 * plain["loss"], twice["loss"])
-    alone = torch.zeros(16)
-    alone[3] = 16.0
-    only = module.losses(batch._replace(weights=alone))
-    wanted = told[0][3] - module.optimization.length_weight * only["length"]
-    assert torch.allclose(only["tokens"], 16 * wanted * batch.lengths[3] / batch.lengths.sum(), atol=1e-4)
 
 
 def test_the_rate_follows_the_share_of_the_training():
@@ -214,10 +140,9 @@ def test_padding_changes_nothing():
 
 
 @pytest.mark.parametrize("copy", ["positions", "types"])
-@pytest.mark.parametrize("reads_tokens", [False, True])
-def test_groups_score_as_they_would_alone(copy: str, reads_tokens: bool):
+def test_groups_score_as_they_would_alone(copy: str):
     torch.manual_seed(0)
-    config = replace(SMALL, pointer_copy=copy, reads_tokens=reads_tokens, decoder_self_heads=2)
+    config = replace(SMALL, pointer_copy=copy, decoder_self_heads=2)
     model = ConvNAR(config, vocabulary=50, ontology=9, max_positions=20).eval()
     pieces = torch.randint(2, 50, (5, 6))
     mask = torch.arange(6)[None] < torch.tensor([6, 4, 6, 5, 6])[:, None]
@@ -235,7 +160,7 @@ def test_groups_score_as_they_would_alone(copy: str, reads_tokens: bool):
 @pytest.mark.parametrize("copy", ["positions", "types"])
 def test_pointer_head_is_a_distribution(copy: str):
     torch.manual_seed(0)
-    head = PointerHead(16, 5, heads=4, copy=copy)
+    head = PointerHead(16, 5, copy)
     pieces = torch.tensor([[3, 4, 3]])
     states, memory = torch.randn(1, 2, 16), torch.randn(1, 3, 16)
     scores = head(states, Layout.single(states, None), memory, Layout.single(memory, None), pieces)
@@ -290,45 +215,6 @@ def test_noise_on_embeddings_adds_its_divergence_to_the_loss(corpus: Path):
     assert losses[1.0, 1e-7] == pytest.approx(losses[0.0, 0.1], abs=1e-4)
 
 
-def test_masking():
-    torch.manual_seed(0)
-    targets = torch.tensor([[4, 5, 6, 7], [4, 5, PAD_TARGET, PAD_TARGET]])
-    tokens, scored = hide(targets, "everything")
-    assert (tokens == MASKED).all()
-    assert torch.equal(scored, targets != PAD_TARGET)
-    counts = set()
-    for _ in range(50):
-        tokens, scored = hide(targets, "uniform")
-        assert torch.equal(tokens[~scored & (targets != PAD_TARGET)], targets[~scored & (targets != PAD_TARGET)])
-        assert (tokens[scored] == MASKED).all()
-        counts.add(int(scored[0].sum()))
-    assert counts == {1, 2, 3, 4}
-
-
-def test_mask_predict_hides_the_least_certain():
-    seen = []
-
-    def score(tokens: np.ndarray) -> np.ndarray:
-        seen.append(tokens.copy())
-        return np.log(np.array([[[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.5, 0.5]]]))
-
-    refine(score, np.array([4]), passes=2)
-    assert seen[0].tolist() == [[MASKED] * 4]
-    assert seen[1].tolist() == [[0, MASKED, 1, MASKED]]
-
-
-def test_mask_predict_model_reads_tokens():
-    torch.manual_seed(0)
-    model = ConvNAR(ConvNARConfig(**{**vars(SMALL), "reads_tokens": True}), 50, 9, 20).eval()
-    pieces, lengths = torch.randint(2, 50, (1, 5)), torch.tensor([4])
-    memory, _ = model.encode(pieces, None)
-    one, two = (
-        model.decode(memory, pieces, None, torch.tensor([tokens]), lengths)
-        for tokens in ([-1, -1, -1, -1], [3, 10, -1, -1])
-    )
-    assert not torch.allclose(one, two)
-
-
 @pytest.mark.parametrize(
     "row, code",
     [
@@ -349,17 +235,11 @@ def test_frames_that_are_too_long_for_the_model_are_told_before_training(
 ):
     with pytest.raises(AssertionError, match=r"E428.*max_length"):
         fit(tmp_path, corpus, repository, "--run=x", "--trainer.max_epochs=1", "--model.init_args.model.max_length=3")
-    with pytest.raises(AssertionError, match=r"E427.*reload_dataloaders_every_n_epochs"):
-        fit(tmp_path, corpus, repository, "--run=x", "--trainer.max_epochs=1", "--data.pruned=0.5")
 
 
 def test_configurations_that_cannot_work():
-    with pytest.raises(ValueError, match="reads_tokens"):
-        ConvNARModule(decoding=DecodingConfig(passes=2))
-    with pytest.raises(ValueError, match="reads_tokens"):
-        ConvNARModule(optimization=NAROptimizationConfig(masking="uniform"))
-    with pytest.raises(ValueError, match="masking"):
-        NAROptimizationConfig(masking="some")
+    with pytest.raises(ValueError, match="rescoring_layers"):
+        ConvNARModule(decoding=DecodingConfig(rescored=2))
     with pytest.raises(ValueError, match="length_beam"):
         DecodingConfig(length_beam=0)
 
@@ -384,14 +264,12 @@ def _final(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_killed_run_resumes_to_the_very_same_parameters(tmp_path: Path, corpus: Path, repository: Path):
-    # Rows are left out by their losses, which a resumed run must remember too.
-    pruned = ("--data.pruned=0.5", "--trainer.reload_dataloaders_every_n_epochs=1")
-    arguments = ("--run=r", "--trainer.max_epochs=6", "--checkpoint_every=11", *pruned)
+    arguments = ("--run=r", "--trainer.max_epochs=6", "--checkpoint_every=11")
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
     fit(tmp_path / "whole", corpus, repository, *arguments)
     # A checkpoint in the middle of an epoch: every 7 steps of 11.
-    words = command(corpus, repository, "--run=r", "--trainer.max_epochs=6", "--checkpoint_every=7", *pruned)
+    words = command(corpus, repository, "--run=r", "--trainer.max_epochs=6", "--checkpoint_every=7")
     process = subprocess.Popen(
         words,
         cwd=tmp_path / "killed",

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-
-from data.training.pruning import Pruning
 
 #: Fewest rows that are decoded by themselves.
 GROUP = 16
@@ -30,10 +27,7 @@ class Batch(NamedTuple):
         lengths: ``[B]`` lengths of the targets, ascending.
         targets: consecutive groups of the rows, ``[G, T]`` each, :data:`PAD_TARGET` after the end.
         target_masks: for each group ``[G, T]``, True at tokens, None where nothing is padded.
-        scenarios: ``[B]`` place of each row's scenario in the bank, None where none was given.
-        rows: ``[B]`` number of each row in the corpus; that of the row itself where a variant stands in for it.
-        weights: ``[B]`` how much each row counts in the loss, None where all count alike.
-        report: to be called with the loss of each row ``[B]``, None where nobody asks.
+        scenarios: ``[B]`` index of each row's scenario in the bank, None for a corpus without a bank.
     """
 
     pieces: Tensor
@@ -42,9 +36,6 @@ class Batch(NamedTuple):
     targets: list[Tensor]
     target_masks: list[Tensor | None]
     scenarios: Tensor | None = None
-    rows: Tensor | None = None
-    weights: Tensor | None = None
-    report: Callable[[Tensor], None] | None = None
 
 
 class EncodedCorpus:
@@ -56,7 +47,7 @@ class EncodedCorpus:
         pad_id: piece id that pads.
         variants: how many variants each row of the corpus has. They follow the rows themselves, those of one row
             together; None for none.
-        scenarios: place in the scenario bank of each row and each variant; None where nobody asks.
+        scenarios: index in the scenario bank of each row and each variant; None without a bank.
     """
 
     def __init__(
@@ -74,9 +65,6 @@ class EncodedCorpus:
         self.pad_id = pad_id
         self.scenarios = None if scenarios is None else np.array(scenarios, dtype=np.int64)
         self.variants = np.array(variants if variants is not None else [0] * len(sources), dtype=np.int64)
-        own = np.arange(len(self.variants))
-        #: of each row and each variant, the number of the row.
-        self.row_of = np.concatenate((own, np.repeat(own, self.variants)))
 
     def __len__(self) -> int:
         return len(self.variants)
@@ -103,7 +91,6 @@ class EncodedCorpus:
             [ids for ids, _ in targets],
             [where for _, where in targets],
             None if self.scenarios is None else torch.from_numpy(self.scenarios[rows]),
-            torch.from_numpy(self.row_of[rows]),
         )
 
 
@@ -118,13 +105,9 @@ class BatchStream:
         batch_size: rows in a batch.
         seed: of the order.
         shuffle: False gives the same order, by length, at every pass.
-        varied: probability that a variant stands in for its row (see :meth:`EncodedCorpus.choose_variants`).
+        augment_prob: probability that a variant stands in for its row (see :meth:`EncodedCorpus.choose_variants`).
         rank: this process's number among ``world`` under DDP.
         world: number of processes; each gets as many batches as the others.
-        pruning: leaves rows out; None for none. It learns the losses of its own process alone.
-
-    Raises:
-        ValueError: several processes would leave out different rows.
     """
 
     def __init__(
@@ -133,34 +116,25 @@ class BatchStream:
         batch_size: int,
         seed: int = 0,
         shuffle: bool = True,
-        varied: float = 0.0,
+        augment_prob: float = 0.0,
         rank: int = 0,
         world: int = 1,
-        pruning: Pruning | None = None,
     ) -> None:
-        if pruning is not None and world > 1:
-            raise ValueError("data.pruned needs trainer.devices: 1, for each process knows the losses of its own rows")
-        self.pruning = pruning
-        self.corpus, self.batch_size, self.seed, self.shuffle, self.varied = corpus, batch_size, seed, shuffle, varied
+        self.corpus, self.batch_size, self.seed, self.shuffle = corpus, batch_size, seed, shuffle
+        self.augment_prob = augment_prob
         self.rank, self.world = rank, world
         self.epoch = 0
         self.position = 0
 
     def __len__(self) -> int:
-        total = -(-int(self._kept()[0].sum()) // self.batch_size)
+        total = -(-len(self.corpus) // self.batch_size)
         return total // self.world if self.shuffle else -(-(total - self.rank) // self.world)
 
     def __iter__(self) -> Iterator[Batch]:
         self.turn()
-        weights = self._kept()[1]
         for rows in self._batches()[self.position :]:
             self.position += 1
-            batch = self.corpus.batch(rows)
-            if self.pruning is not None:
-                assert batch.rows is not None
-                weighed = torch.from_numpy(weights[batch.rows.numpy()])
-                batch = batch._replace(weights=weighed, report=partial(self.pruning.record, batch.rows))
-            yield batch
+            yield self.corpus.batch(rows)
 
     def turn(self) -> None:
         """Goes on to the next epoch if this one is over.
@@ -170,22 +144,13 @@ class BatchStream:
         if self.position >= len(self):
             self.position = 0
             self.epoch += 1
-            if self.pruning is not None:
-                self.pruning.begin()
-
-    def _kept(self) -> tuple[np.ndarray, np.ndarray]:
-        """Whether each row is in this epoch, and how much it counts."""
-        if self.pruning is None:
-            return np.ones(len(self.corpus), dtype=bool), np.ones(len(self.corpus), dtype=np.float32)
-        return self.pruning.drawn(np.random.default_rng((self.seed, self.epoch, 1)), self.epoch)
 
     def _batches(self) -> list[np.ndarray]:
         corpus = self.corpus
         rng = np.random.default_rng((self.seed, self.epoch))
         noise = rng.random(len(corpus)) if self.shuffle else np.arange(len(corpus))
-        kept = self._kept()[0]
-        drawn, noise = corpus.choose_variants(rng, self.varied)[kept], noise[kept]
-        order = drawn[np.lexsort((noise, corpus.source_lengths[drawn]))]
+        chosen = corpus.choose_variants(rng, self.augment_prob)
+        order = chosen[np.lexsort((noise, corpus.source_lengths[chosen]))]
         batches = np.split(order, range(self.batch_size, len(order), self.batch_size))
         if self.shuffle:
             batches = [batches[i] for i in rng.permutation(len(batches))]
@@ -193,15 +158,12 @@ class BatchStream:
         return batches[self.rank :: self.world]
 
     def state_dict(self) -> dict[str, Any]:
-        """Epoch and batch to continue from, and what decides which rows the epoch has."""
-        state: dict[str, Any] = {"epoch": self.epoch, "position": self.position}
-        return state if self.pruning is None else {**state, "pruning": self.pruning.state_dict()}
+        """Epoch and batch to continue from."""
+        return {"epoch": self.epoch, "position": self.position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes up where :meth:`state_dict` was called."""
         self.epoch, self.position = state["epoch"], state["position"]
-        if self.pruning is not None:
-            self.pruning.load_state_dict(state["pruning"])
 
     def padding(self) -> float:
         """Share of token places, pieces and targets together, that one epoch spends on padding."""

@@ -1,0 +1,92 @@
+"""Options of earlier versions: what they are called now, and which of them are gone.
+
+Checkpoints and bundle manifests keep the options that they were written with, and go on loading through
+:func:`known_options`. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import is_dataclass
+from inspect import signature
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+#: New name of an option by its old one. An old name is read as the new one by classes that have the new name and lack
+#: the old one, so ``length_weight`` stays what it is for decoding.
+RENAMED = {
+    # optimization
+    "length_weight": "length_loss_weight",
+    "rescoring_loss": "rescoring_loss_weight",
+    "warmup": "lr_warmup",
+    # data
+    "start": "init_from",
+    "variants": "num_augmented",
+    "varied": "augment_prob",
+}
+
+#: Options that are gone, each with the value that means what every parser does now; ``...`` where no value of it
+#: changes a parser. What was saved with such a value loads without the option, another value is refused.
+DROPPED: dict[str, Any] = {
+    "masking": "everything",  # conditional masked training, for mask-predict
+    "passes": 1,  # mask-predict
+    "pointer_heads": ...,  # cancelled out of the pointer's scale
+    "pruned": ...,  # InfoBatch pruning
+    "reads_tokens": False,  # conditional masked training, for mask-predict
+}
+
+
+def known_options(options: type, given: Mapping[str, Any], *, drop_unknown: bool = False) -> dict[str, Any]:
+    """Saved options under the names that a class has for them now.
+
+    Args:
+        options: the class; its constructor's parameters are the options.
+        given: saved options by the names of the version that saved them.
+        drop_unknown: leave out options that neither the class nor a table here knows, instead of passing them on to
+            the class, which refuses them.
+
+    Returns:
+        Keyword arguments for ``options``.
+
+    Raises:
+        ValueError: see :func:`check_choices`.
+    """
+    known = options_of(options)
+    renamed = {_present_name(name, known): value for name, value in given.items()}
+    kept = {
+        name: value
+        for name, value in renamed.items()
+        if name in known or not (drop_unknown or _is_dropped(name, value))
+    }
+    check_choices(options, kept)
+    return kept
+
+
+def options_of(options: type) -> tuple[str, ...]:
+    """Names of a class's options: the parameters of its constructor."""
+    return tuple(signature(options).parameters)
+
+
+def check_choices(options: type, given: Mapping[str, Any]) -> None:
+    """Checks options that have named choices (``Literal``), which the command line checks by itself.
+
+    Args:
+        options: the dataclass of the options.
+        given: values by name.
+
+    Raises:
+        ValueError: a value is none of its option's choices.
+    """
+    hints = get_type_hints(options) if is_dataclass(options) else {}
+    for name, value in given.items():
+        hint = hints.get(name)
+        if get_origin(hint) is Literal and value not in get_args(hint):
+            raise ValueError(f"{name} {value!r}: one of {', '.join(map(str, get_args(hint)))}")
+
+
+def _present_name(name: str, known: Collection[str]) -> str:
+    new = RENAMED.get(name, name)
+    return new if name not in known and new in known else name
+
+
+def _is_dropped(name: str, value: Any) -> bool:
+    return name in DROPPED and (DROPPED[name] is ... or DROPPED[name] == value)
