@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import logging
 
 from frames.errors import UsageError
-from frames.weights import locate
+from frames.weights import PRETRAINED, locate
 from parsers.dropout import ByteDropout
 from parsers.encoders import noised, to_autocast_dtype
 

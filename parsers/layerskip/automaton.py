@@ -244,7 +244,9 @@ class Cursor:
             found += [(state, choice) for choice in choices.by_token.get(token, ())]
         if not found:
             raise KeyError(token)
-        threads = [(choice.tokens[1:], getattr(self, f"_{choice.action}")(state, choice.argument)) for state, choice in found]
+        threads = [
+            (choice.tokens[1:], getattr(self, f"_{choice.action}")(state, choice.argument)) for state, choice in found
+        ]
         return Cursor(self.automaton, self.utterance, tuple(threads))
 
     def frame(self) -> Frame:

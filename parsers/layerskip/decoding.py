@@ -401,9 +401,7 @@ class Decoder:
         k = int(self.rng.choice(len(options), p=probabilities))
         return _Draft(options[k], origin, cursor.step(options[k]), probabilities)
 
-    def _verified(
-        self, states: Any, index: tuple[int, int], cursor: Cursor, draft: _Draft | None
-    ) -> tuple[int, float]:
+    def _verified(self, states: Any, index: tuple[int, int], cursor: Cursor, draft: _Draft | None) -> tuple[int, float]:
         """What the whole model writes at a position, and its log-probability; sampling keeps its distribution."""
         options, logits = self._logits(states, index, cursor)
         if not self.config.temperature:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,13 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
-from transformers.utils import logging
 
 from frames.errors import UsageError
 from frames.tokenization import PieceTokenizer
-from frames.weights import locate
 from parsers.layerskip.cache import RowCache
-from parsers.layerskip.spelling import Spelling
+from parsers.layerskip.spelling import EXTRA, Spelling
+from parsers.pretrained import load_pretrained
 
 
 @dataclass
@@ -64,25 +63,20 @@ def load_language_model(name: str) -> PreTrainedModel:
     Raises:
         UsageError: it cannot be had here, is cut short, or is not of the Llama family.
     """
-    logging.set_verbosity_error()
-    location = locate(name)
-    options = {} if location.gguf_file is None else {"gguf_file": location.gguf_file}
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            location.folder, dtype=torch.float32, attn_implementation="sdpa", **options
-        )
+        model = load_pretrained(AutoModelForCausalLM, name, attn_implementation="sdpa")
     except ImportError as error:
         raise UsageError(
             "E452",
             f"the language model {name!r} needs a package that is not installed ({str(error).strip().splitlines()[0]}).",
             remedy="Run `pip install -e '.[llm]'`.",
         ) from error
-    except (OSError, ValueError, RuntimeError, KeyError, IndexError) as error:
+    except (RuntimeError, KeyError, IndexError, EOFError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UsageError(
             "E451",
-            f"the language model {name!r} cannot be loaded ({reason}).",
-            remedy="Give a folder or GGUF file that is complete, a hub name where there is a network, or smollm2.",
+            f"the language model {name!r} cannot be read ({reason}).",
+            remedy="The file may be cut short: download it again, for instance by `framefill data weights smollm2`.",
         ) from error
     if not hasattr(getattr(model, "model", None), "rotary_emb"):
         raise UsageError(
@@ -134,7 +128,7 @@ class LayerSkip(nn.Module):
         super().__init__()
         self.config = config
         self.vocab_size = spelling.vocab_size
-        old = language_model.get_input_embeddings().weight
+        old: Any = language_model.get_input_embeddings().weight
         if spelling.vocabulary > len(old):
             raise UsageError(
                 "E454",
@@ -147,7 +141,7 @@ class LayerSkip(nn.Module):
         self.lm = language_model
         base = language_model.get_base_model() if config.lora_rank else language_model
         # The parts by themselves, not registered a second time.
-        self._parts = (base.model, base.get_output_embeddings())
+        self._parts: tuple[Any, Any] = (base.model, base.get_output_embeddings())
         layer = base.model.layers[0]
         self._cache_name = "cache" if "cache" in inspect.signature(layer.forward).parameters else "past_key_values"
 
@@ -170,6 +164,12 @@ class LayerSkip(nn.Module):
     def context(self) -> int:
         """Tokens that the language model has positions for."""
         return int(self._parts[0].config.max_position_embeddings)
+
+    @property
+    def cache_shape(self) -> tuple[int, int]:
+        """Heads of keys and values, and their width."""
+        attention: Any = self.layers[0].self_attn
+        return attention.k_proj.weight.shape[0] // attention.head_dim, attention.head_dim
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Embeddings ``[B, T, width]`` of tokens ``[B, T]``."""
@@ -213,6 +213,31 @@ class LayerSkip(nn.Module):
         head = self.head[: self.vocab_size] if tokens is None else self.head[tokens]
         return nn.functional.linear(states, head.to(states.dtype))
 
+    @torch.no_grad()
+    def load_extending_ontology(self, parameters: Mapping[str, Tensor], old: Sequence[str], new: Sequence[str]) -> None:
+        """Loads the parameters of a model with other labels; embeddings of labels that it lacks stay as they are.
+
+        Args:
+            parameters: of the other model.
+            old: its ontology tokens.
+            new: the ontology tokens of this model.
+
+        Raises:
+            RuntimeError: the sizes differ.
+        """
+        vocabulary = self.vocab_size - len(new) - EXTRA
+        loaded = dict(parameters)
+        for name, value in self.state_dict().items():
+            if name in loaded and name.endswith(("embed_tokens.weight", "lm_head.weight")):
+                table, other = value.clone(), loaded[name]
+                table[:vocabulary] = other[:vocabulary]
+                for token in set(old) & set(new):
+                    table[vocabulary + new.index(token)] = other[vocabulary + old.index(token)]
+                for extra in range(EXTRA):
+                    table[vocabulary + len(new) + extra] = other[vocabulary + len(old) + extra]
+                loaded[name] = table
+        self.load_state_dict(loaded)
+
     def forward(
         self, tokens: Tensor, mask: Tensor | None, kept: Sequence[Tensor | None], exits: Sequence[int]
     ) -> list[Tensor]:
@@ -254,9 +279,7 @@ class LayerSkip(nn.Module):
 
 
 @torch.no_grad()
-def grow_vocabulary(
-    model: PreTrainedModel, spelling: Spelling, label_pieces: Sequence[Sequence[int]] | None
-) -> None:
+def grow_vocabulary(model: PreTrainedModel, spelling: Spelling, label_pieces: Sequence[Sequence[int]] | None) -> None:
     """Appends the new tokens to the input and output embeddings.
 
     Args:
@@ -264,12 +287,14 @@ def grow_vocabulary(
         spelling: the new tokens.
         label_pieces: see :class:`LayerSkip`.
     """
-    rows = len(model.get_input_embeddings().weight)
+    embeddings: tuple[Any, Any] = (model.get_input_embeddings(), model.get_output_embeddings())
+    rows = len(embeddings[0].weight)
     if rows < spelling.vocab_size:
         model.resize_token_embeddings(spelling.vocab_size, mean_resizing=False)
     if label_pieces is None:
         return
-    tables = {id(m.weight): m.weight for m in (model.get_input_embeddings(), model.get_output_embeddings())}
+    embeddings = (model.get_input_embeddings(), model.get_output_embeddings())
+    tables: dict[int, Tensor] = {id(part.weight): part.weight for part in embeddings}
     for weight in tables.values():
         mean = weight[: spelling.vocabulary].mean(dim=0)
         for token in range(spelling.vocabulary, spelling.vocab_size):

@@ -57,7 +57,9 @@ class LayerSkipParser:
         found: list[list[Hypothesis]] = [[] for _ in sources]
         for begin in range(0, len(order), self.config.group):
             group = order[begin : begin + self.config.group]
-            for i, hypotheses in zip(group, self._parse([(sources[i], prompts[i]) for i in group], n_best), strict=True):
+            for i, hypotheses in zip(
+                group, self._parse([(sources[i], prompts[i]) for i in group], n_best), strict=True
+            ):
                 found[i] = hypotheses
         return found
 
@@ -95,7 +97,7 @@ class LayerSkipParser:
         if not chosen:
             return []
         ends = self.decoder.decode([[*prompt, *b.tokens] for b in chosen], [b.cursor for b in chosen], room)
-        found = {}
+        found: dict[str, Hypothesis] = {}
         for branch, (cursor, rest) in zip(chosen, ends, strict=True):
             hypothesis = self._hypothesis(cursor, rest, branch.log_prob)
             found.setdefault(str(hypothesis.frame), hypothesis)

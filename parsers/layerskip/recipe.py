@@ -73,7 +73,7 @@ def exit_weights(config: RecipeConfig, layers: int, progress: float, step: int) 
         step: number of the step, for the rotation.
     """
     scale = config.exit_scale
-    sums = [scale * sum(range(layer + 1)) for layer in range(layers - 1)]
+    sums: list[float] = [scale * sum(range(layer + 1)) for layer in range(layers - 1)]
     last = layers - 1 + scale * sum(range(layers - 1))
     if config.curriculum == "rotational":
         on = [layer % config.rotation == step % config.rotation for layer in range(layers - 1)]
@@ -82,7 +82,7 @@ def exit_weights(config: RecipeConfig, layers: int, progress: float, step: int) 
         on = [layer >= layers - 1 - int(2 * layers * progress) for layer in range(layers - 1)]
     else:
         on = [True] * (layers - 1)
-    early = [weight if counts else 0.0 for weight, counts in zip(sums, on, strict=True)]
+    early: list[float] = [weight if counts else 0.0 for weight, counts in zip(sums, on, strict=True)]
     total = sum(early) + last
     early, own = [weight / total for weight in early], last / total
     if config.last_weight is not None and sum(early):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from parsers.layerskip.cache import RowCache
 from parsers.layerskip.model import LayerSkip
+from parsers.torch_backend import evaluation_mode
 
 
 @dataclass
@@ -30,7 +31,7 @@ class TorchMemory:
 
 
 class TorchBackend:
-    """Runs a :class:`LayerSkip` in evaluation mode.
+    """Runs a :class:`LayerSkip`, in evaluation mode while it does.
 
     Args:
         model: the model.
@@ -44,9 +45,8 @@ class TorchBackend:
     def begin(self, prompts: Sequence[Sequence[int]], capacity: int) -> TorchMemory:
         """See :class:`parsers.layerskip.backend.Backend`."""
         head = self.model.head
-        layer = self.model.layers[0].self_attn
-        heads = layer.k_proj.weight.shape[0] // layer.head_dim
-        cache = RowCache(self.depth, len(prompts), capacity, heads, layer.head_dim, head.device, head.dtype)
+        heads, width = self.model.cache_shape
+        cache = RowCache(self.depth, len(prompts), capacity, heads, width, head.device, head.dtype)
         states = torch.zeros(len(prompts), capacity, head.shape[1], device=head.device, dtype=head.dtype)
         return TorchMemory(cache, states, torch.tensor([len(prompt) for prompt in prompts], device=head.device))
 
@@ -55,20 +55,23 @@ class TorchBackend:
     ) -> Tensor:
         """See :class:`parsers.layerskip.backend.Backend`."""
         chosen, at = self._to(rows), self._to(positions)
-        states = self._run(memory, chosen, at, self.model.embed(self._to(tokens)), 0, exit_layer)
-        if exit_layer < self.depth:
-            memory.states[chosen[:, None], at] = states
+        with torch.inference_mode(), evaluation_mode(self.model):
+            states = self._run(memory, chosen, at, self.model.embed(self._to(tokens)), 0, exit_layer)
+            if exit_layer < self.depth:
+                memory.states[chosen[:, None], at] = states
         return states
 
     def finish(self, memory: TorchMemory, rows: np.ndarray, positions: np.ndarray, exit_layer: int) -> Tensor:
         """See :class:`parsers.layerskip.backend.Backend`."""
         chosen, at = self._to(rows), self._to(positions)
-        return self._run(memory, chosen, at, memory.states[chosen[:, None], at], exit_layer, self.depth)
+        with torch.inference_mode(), evaluation_mode(self.model):
+            return self._run(memory, chosen, at, memory.states[chosen[:, None], at], exit_layer, self.depth)
 
     def scores(self, states: Tensor, index: tuple[int, int], tokens: np.ndarray | None) -> np.ndarray:
         """See :class:`parsers.layerskip.backend.Backend`."""
-        state = states[index]
-        return self.model.logits(state, None if tokens is None else self._to(tokens)).float().cpu().numpy()
+        with torch.inference_mode():
+            scores = self.model.logits(states[index], None if tokens is None else self._to(tokens))
+            return scores.float().cpu().numpy()
 
     def _to(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.model.head.device)
