@@ -49,6 +49,15 @@ class Backend(Protocol):
         """Runs the layers from an exit on over the kept states at ``positions [N, T]``: states ``[N, T, width]``."""
         ...
 
-    def scores(self, states: Any, index: tuple[int, int], tokens: np.ndarray | None) -> np.ndarray:
-        """Logits ``[K]`` of tokens (None: ``[vocabulary]``) that follow the token whose state stands at an index."""
+    def scores(self, states: Any, index: np.ndarray, tokens: Sequence[np.ndarray] | None) -> list[np.ndarray]:
+        """Logits of the tokens that may follow.
+
+        Args:
+            states: as :meth:`draft` or :meth:`finish` gives them.
+            index: ``[N, 2]`` row and column of the states to score.
+            tokens: for each the ``[K]`` tokens to score; None scores the whole vocabulary.
+
+        Returns:
+            Of each ``[K]`` or ``[vocabulary]`` logits.
+        """
         ...

@@ -228,9 +228,13 @@ class Decoder:
         tokens = np.array([[*prompt, *written]], dtype=np.int64)
         positions = np.arange(tokens.shape[1])[None]
         states = self.backend.draft(memory, np.array([0]), tokens, positions, self.backend.depth)
+        cursors = [cursor]
+        for token in written:
+            cursors.append(cursors[-1].step(token))
+        asked = [((0, len(prompt) - 1 + n), cursors[n]) for n in range(len(written))]
         found, log_prob = [], 0.0
-        for n, token in enumerate(written):
-            options, logits = self._logits(states, (0, len(prompt) - 1 + n), cursor)
+        for n, (token, (options, logits)) in enumerate(zip(written, self._logits(states, asked), strict=True)):
+            cursor = cursors[n]
             log_probs = np.log(_softmax(logits))
             for k in np.argsort(-logits, kind="stable")[:2]:
                 if options[k] != token:
@@ -238,7 +242,6 @@ class Decoder:
                     found.append(Branch([*written[:n], options[k]], branch, log_prob + float(log_probs[k])))
                     break
             log_prob += float(log_probs[options.index(token)])
-            cursor = cursor.step(token)
         return found
 
     def _force(self, row: _Row) -> None:
@@ -296,6 +299,16 @@ class Decoder:
             tokens, positions = self._read(rows, waiting, begins, extra, pad)
             states = self.backend.draft(memory, np.array(waiting), tokens, positions, config.exit_layer)
             counts.early_calls += 1
+            asked = []
+            for i, k in enumerate(waiting):
+                row = rows[k]
+                column = row.certain + len(row.drafts) - row.early - 1
+                for n, cursor in enumerate([row.tip, *(guess.cursor for guess in guesses[k])]):
+                    # A forced guess needs no scores.
+                    forced = n < len(guesses[k]) and guesses[k][n].origin == "forced"
+                    if not cursor.done and not forced:
+                        asked.append(((i, column + n), cursor))
+            scored = dict(zip((index for index, _ in asked), self._logits(states, asked), strict=True))
             for i, k in enumerate(waiting):
                 row = rows[k]
                 at = row.certain + len(row.drafts) - row.early - 1
@@ -307,7 +320,7 @@ class Decoder:
                     if guess is not None and guess.origin == "forced":
                         row.drafts.append(guess)
                     else:
-                        draft = self._chosen(states, (i, at), tip, "drafted")
+                        draft = self._chosen(scored[i, at], tip)
                         if guess is not None and guess.token == draft.token:
                             draft.origin = "copied"
                         row.drafts.append(draft)
@@ -358,6 +371,15 @@ class Decoder:
             _, positions = self._read(rows, active, firsts, [[] for _ in active], pad)
             states = self.backend.finish(memory, numbers, positions, exit_layer)
         counts.calls += 1
+        asked = []
+        for i, k in enumerate(active):
+            row = rows[k]
+            column = row.certain - 1 - firsts[i]
+            for n, cursor in enumerate([row.cursor, *(draft.cursor for draft in row.drafts)]):
+                forced = n < len(row.drafts) and row.drafts[n].origin == "forced"
+                if not cursor.done and not forced:
+                    asked.append(((i, column + n), cursor))
+        scored = dict(zip((index for index, _ in asked), self._logits(states, asked), strict=True))
         for i, k in enumerate(active):
             row = rows[k]
             certain = row.certain
@@ -373,7 +395,7 @@ class Decoder:
                     kept += 1
                     continue
                 index = (i, certain - 1 + n - firsts[i])
-                token, log_prob = self._verified(states, index, row.cursor, draft)
+                token, log_prob = self._verified(scored[index], draft)
                 agrees = draft is not None and token == draft.token
                 counts.drafted += draft is not None
                 counts.accepted += agrees
@@ -391,19 +413,21 @@ class Decoder:
             row.drafts = []
             self._force(row)
 
-    def _chosen(self, states: Any, index: tuple[int, int], cursor: Cursor, origin: str) -> _Draft:
+    def _chosen(self, scored: tuple[tuple[int, ...], np.ndarray], cursor: Cursor) -> _Draft:
         """A draft: the likeliest token, or one that is drawn."""
-        options, logits = self._logits(states, index, cursor)
+        options, logits = scored
         if not self.config.temperature:
             k = int(np.argmax(logits))
-            return _Draft(options[k], origin, cursor.step(options[k]), None if self.config.verify else _softmax(logits))
+            return _Draft(
+                options[k], "drafted", cursor.step(options[k]), None if self.config.verify else _softmax(logits)
+            )
         probabilities = _softmax(logits / self.config.temperature)
         k = int(self.rng.choice(len(options), p=probabilities))
-        return _Draft(options[k], origin, cursor.step(options[k]), probabilities)
+        return _Draft(options[k], "drafted", cursor.step(options[k]), probabilities)
 
-    def _verified(self, states: Any, index: tuple[int, int], cursor: Cursor, draft: _Draft | None) -> tuple[int, float]:
+    def _verified(self, scored: tuple[tuple[int, ...], np.ndarray], draft: _Draft | None) -> tuple[int, float]:
         """What the whole model writes at a position, and its log-probability; sampling keeps its distribution."""
-        options, logits = self._logits(states, index, cursor)
+        options, logits = scored
         if not self.config.temperature:
             k = int(np.argmax(logits))
             return options[k], float(np.log(_softmax(logits)[k]))
@@ -424,12 +448,21 @@ class Decoder:
         k = int(self.rng.choice(len(options), p=wanted_now))
         return options[k], float(np.log(max(wanted[k], 1e-300)))
 
-    def _logits(self, states: Any, index: tuple[int, int], cursor: Cursor) -> tuple[tuple[int, ...], np.ndarray]:
-        options = cursor.options
-        chosen = np.array(options, dtype=np.int64)
+    def _logits(
+        self, states: Any, asked: Sequence[tuple[tuple[int, int], Cursor]]
+    ) -> list[tuple[tuple[int, ...], np.ndarray]]:
+        """At each index, the tokens that may follow and their logits."""
+        if not asked:
+            return []
+        index = np.array([at for at, _ in asked], dtype=np.int64)
+        options = [cursor.options for _, cursor in asked]
+        chosen = [np.array(tokens, dtype=np.int64) for tokens in options]
         if self.config.score_candidates:
-            return options, self.backend.scores(states, index, chosen).astype(np.float64)
-        return options, self.backend.scores(states, index, None)[chosen].astype(np.float64)
+            scores = self.backend.scores(states, index, chosen)
+        else:
+            full = self.backend.scores(states, index, None)
+            scores = [row[tokens] for row, tokens in zip(full, chosen, strict=True)]
+        return [(tokens, row.astype(np.float64)) for tokens, row in zip(options, scores, strict=True)]
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

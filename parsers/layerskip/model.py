@@ -213,6 +213,11 @@ class LayerSkip(nn.Module):
         head = self.head[: self.vocab_size] if tokens is None else self.head[tokens]
         return nn.functional.linear(states, head.to(states.dtype))
 
+    def candidate_logits(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        """Logits ``[N, K]`` after states ``[N, width]`` of other tokens ``[N, K]`` for each."""
+        states = self._parts[0].norm(hidden)
+        return torch.bmm(self.head[tokens].to(states.dtype), states[:, :, None])[:, :, 0]
+
     @torch.no_grad()
     def load_extending_ontology(self, parameters: Mapping[str, Tensor], old: Sequence[str], new: Sequence[str]) -> None:
         """Loads the parameters of a model with other labels; embeddings of labels that it lacks stay as they are.

@@ -67,11 +67,21 @@ class TorchBackend:
         with torch.inference_mode(), evaluation_mode(self.model):
             return self._run(memory, chosen, at, memory.states[chosen[:, None], at], exit_layer, self.depth)
 
-    def scores(self, states: Tensor, index: tuple[int, int], tokens: np.ndarray | None) -> np.ndarray:
+    def scores(self, states: Tensor, index: np.ndarray, tokens: Sequence[np.ndarray] | None) -> list[np.ndarray]:
         """See :class:`parsers.layerskip.backend.Backend`."""
+        at = self._to(index)
         with torch.inference_mode():
-            scores = self.model.logits(states[index], None if tokens is None else self._to(tokens))
-            return scores.float().cpu().numpy()
+            chosen = states[at[:, 0], at[:, 1]]
+            if tokens is None:
+                return list(self.model.logits(chosen).float().cpu().numpy())
+            if len(tokens) == 1:
+                return [self.model.logits(chosen[0], self._to(tokens[0])).float().cpu().numpy()]
+            # One transfer for all, whatever the number of tokens of each.
+            padded = np.zeros((len(tokens), max(len(row) for row in tokens)), dtype=np.int64)
+            for i, row in enumerate(tokens):
+                padded[i, : len(row)] = row
+            scores = self.model.candidate_logits(chosen, self._to(padded)).float().cpu().numpy()
+        return [row[: len(some)] for row, some in zip(scores, tokens, strict=True)]
 
     def _to(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.model.head.device)
