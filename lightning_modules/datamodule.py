@@ -28,7 +28,7 @@ from retrieval.scenario import Scenario
 
 T = TypeVar("T")
 #: Names in :data:`frames.linearization.POINTER_FORMS`.
-Form = Literal["index", "span"]
+Form = Literal["index", "span", "copy"]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ KINDS = {
     "conv_nar": ("lightning_modules.conv_nar", "ConvNARModule"),
     "span_pointer": ("lightning_modules.span_pointer", "SpanPointerModule"),
     "autoregressive": ("lightning_modules.autoregressive", "AutoregressiveModule"),
+    "layerskip": ("lightning_modules.layerskip", "LayerSkipModule"),
     "raf": ("lightning_modules.raf", "RAFModule"),
 }
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Timer
 from torch import Tensor
 
 from data.training.batches import Batch
@@ -218,7 +219,15 @@ class ParserModule(pl.LightningModule):
     def _progress(self, step: int) -> float:
         """Share of the training that is done after a step."""
         # The number of steps is asked for only in training: before, the loaders are not there yet.
-        return step / self.trainer.estimated_stepping_batches if step else 0.0
+        if not step:
+            return 0.0
+        # With trainer.max_time the training may end before its last step; the rate falls in time for that.
+        by_time = 0.0
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Timer) and (left := callback.time_remaining()) is not None:
+                done = callback.time_elapsed()
+                by_time = done / (done + max(left, 1e-6))
+        return max(by_time, step / self.trainer.estimated_stepping_batches)
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None

@@ -34,7 +34,9 @@ def load_pretrained(auto_class: Any, name: str, **options: Any) -> PreTrainedMod
     logging.set_verbosity_error()
     place = locate(name)
     try:
-        return auto_class.from_pretrained(place.folder, gguf_file=place.gguf_file, dtype=torch.float32, **options)
+        if place.gguf_file is not None:
+            options = {"gguf_file": place.gguf_file, **options}
+        return auto_class.from_pretrained(place.folder, dtype=torch.float32, **options)
     except (OSError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(

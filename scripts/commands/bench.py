@@ -21,7 +21,7 @@ def add_arguments(commands: Any) -> None:
     ablations = common.add_command(
         experiments, "ablations", run_ablations,
         "train a parser as it is and with one thing changed at a time, compare exact match",
-        "framefill bench ablations --config configs/span_pointer_minilm.yaml --changes configs/ablations/no_*.yaml",
+        "framefill bench ablations --config configs/span_pointer_minilm.yaml --changes configs/ablations/r3f.yaml",
     )  # fmt: skip
     ablations.add_argument(
         "--trial", type=Path, default=Path("configs/ablations/quarter.yaml"),
