@@ -83,10 +83,10 @@ def exit_weights(config: RecipeConfig, layers: int, progress: float, step: int) 
     else:
         counts = [True] * (layers - 1)
     early = [weight if on else 0.0 for weight, on in zip(sums, counts, strict=True)]
-    total: float = sum(early) + last
+    total = math.fsum(early) + last
     early, own = [weight / total for weight in early], last / total
-    if config.last_weight is not None and sum(early):
-        share = (1 - config.last_weight) / sum(early)
+    if config.last_weight is not None and any(early):
+        share = (1 - config.last_weight) / math.fsum(early)
         early, own = [weight * share for weight in early], config.last_weight
     if config.exit_fade:
         fade = min(1.0, (1 - progress) / config.exit_fade)
