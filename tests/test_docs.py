@@ -71,7 +71,9 @@ def whole_commands(page: Path) -> list[str]:
 def inline_commands(page: Path) -> list[str]:
     """Commands within sentences, which may leave out what a command requires."""
     text = FENCE.sub("", page.read_text(encoding="utf-8"))
-    return [" ".join(found.split()) for found in re.findall(r"`((?:framefill|python -m benchmarks\.)[^`]*)`", text)]
+    found = re.findall(r"`((?:framefill|python -m benchmarks\.)[^`]*)`", text)
+    # Messages of errors leave a place in braces for what a command is about.
+    return [" ".join(command.split()) for command in found if "{" not in command]
 
 
 @functools.cache
