@@ -117,7 +117,7 @@ class Counts:
 
 
 @dataclass
-class _Draft:
+class Draft:
     """A token that is not verified yet, and the distribution that it was drawn from (None: a guess)."""
 
     token: int
@@ -142,7 +142,7 @@ class _Row:
     prompt: list[int]
     cursor: Cursor
     written: list[Written] = field(default_factory=list)
-    drafts: list[_Draft] = field(default_factory=list)
+    drafts: list[Draft] = field(default_factory=list)
     early: int = 0
     late: int = 0
 
@@ -250,9 +250,9 @@ class Decoder:
             row.cursor = row.cursor.step(token)
             row.written.append(Written(token, "forced"))
 
-    def _guesses(self, cursor: Cursor, copies: int) -> list[_Draft]:
+    def _guesses(self, cursor: Cursor, copies: int) -> list[Draft]:
         """Tokens that cost no call: those that are forced, and the utterance's next words."""
-        found: list[_Draft] = []
+        found: list[Draft] = []
         while not cursor.done:
             forced = cursor.forced if self.config.skip_forced else None
             token = forced if forced is not None else cursor.copied if copies else None
@@ -260,7 +260,7 @@ class Decoder:
                 break
             copies -= forced is None
             cursor = cursor.step(token)
-            found.append(_Draft(token, "copied" if forced is None else "forced", cursor))
+            found.append(Draft(token, "copied" if forced is None else "forced", cursor))
         return found
 
     def _read(
@@ -413,19 +413,19 @@ class Decoder:
             row.drafts = []
             self._force(row)
 
-    def _chosen(self, scored: tuple[tuple[int, ...], np.ndarray], cursor: Cursor) -> _Draft:
+    def _chosen(self, scored: tuple[tuple[int, ...], np.ndarray], cursor: Cursor) -> Draft:
         """A draft: the likeliest token, or one that is drawn."""
         options, logits = scored
         if not self.config.temperature:
             k = int(np.argmax(logits))
-            return _Draft(
+            return Draft(
                 options[k], "drafted", cursor.step(options[k]), None if self.config.verify else _softmax(logits)
             )
         probabilities = _softmax(logits / self.config.temperature)
         k = int(self.rng.choice(len(options), p=probabilities))
-        return _Draft(options[k], "drafted", cursor.step(options[k]), probabilities)
+        return Draft(options[k], "drafted", cursor.step(options[k]), probabilities)
 
-    def _verified(self, scored: tuple[tuple[int, ...], np.ndarray], draft: _Draft | None) -> tuple[int, float]:
+    def _verified(self, scored: tuple[tuple[int, ...], np.ndarray], draft: Draft | None) -> tuple[int, float]:
         """What the whole model writes at a position, and its log-probability; sampling keeps its distribution."""
         options, logits = scored
         if not self.config.temperature:
@@ -470,5 +470,5 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
     return raised / raised.sum()
 
 
-def _log_prob(draft: _Draft) -> float:
+def _log_prob(draft: Draft) -> float:
     return 0.0 if draft.probabilities is None else float(np.log(draft.probabilities.max()))

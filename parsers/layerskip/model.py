@@ -139,7 +139,7 @@ class LayerSkip(nn.Module):
         if config.lora_rank:
             language_model = with_lora(language_model, config.lora_rank)
         self.lm = language_model
-        base = language_model.get_base_model() if config.lora_rank else language_model
+        base: Any = language_model.get_base_model() if config.lora_rank else language_model  # type: ignore[operator]
         # The parts by themselves, not registered a second time.
         self._parts: tuple[Any, Any] = (base.model, base.get_output_embeddings())
         layer = base.model.layers[0]
@@ -299,7 +299,7 @@ def grow_vocabulary(model: PreTrainedModel, spelling: Spelling, label_pieces: Se
     if label_pieces is None:
         return
     embeddings = (model.get_input_embeddings(), model.get_output_embeddings())
-    tables: dict[int, Tensor] = {id(part.weight): part.weight for part in embeddings}
+    tables: dict[int, Any] = {id(part.weight): part.weight for part in embeddings}
     for weight in tables.values():
         mean = weight[: spelling.vocabulary].mean(dim=0)
         for token in range(spelling.vocabulary, spelling.vocab_size):

@@ -76,17 +76,17 @@ def exit_weights(config: RecipeConfig, layers: int, progress: float, step: int) 
     sums: list[float] = [scale * sum(range(layer + 1)) for layer in range(layers - 1)]
     last = layers - 1 + scale * sum(range(layers - 1))
     if config.curriculum == "rotational":
-        on = [layer % config.rotation == step % config.rotation for layer in range(layers - 1)]
+        counts = [layer % config.rotation == step % config.rotation for layer in range(layers - 1)]
     elif config.curriculum == "gradual":
         # Exits switch on from the last layer down, one every 1/(2L) of the training.
-        on = [layer >= layers - 1 - int(2 * layers * progress) for layer in range(layers - 1)]
+        counts = [layer >= layers - 1 - int(2 * layers * progress) for layer in range(layers - 1)]
     else:
-        on = [True] * (layers - 1)
-    early: list[float] = [weight if counts else 0.0 for weight, counts in zip(sums, on, strict=True)]
-    total = sum(early) + last
+        counts = [True] * (layers - 1)
+    early = [weight if on else 0.0 for weight, on in zip(sums, counts, strict=True)]
+    total = math.fsum(early) + last
     early, own = [weight / total for weight in early], last / total
-    if config.last_weight is not None and sum(early):
-        share = (1 - config.last_weight) / sum(early)
+    if config.last_weight is not None and any(early):
+        share = (1 - config.last_weight) / math.fsum(early)
         early, own = [weight * share for weight in early], config.last_weight
     if config.exit_fade:
         fade = min(1.0, (1 - progress) / config.exit_fade)

@@ -1,0 +1,187 @@
+"""LayerSkip: the recipe, the constraint, and decoding that drafts with early layers."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from data.synthetic import generate
+from frames.errors import UsageError
+from frames.linearization import CopyForm, TargetIds
+from frames.ontology import Ontology
+from frames.tokenization import PieceTokenizer
+from parsers.layerskip.automaton import FrameAutomaton, spelled
+from parsers.layerskip.decoding import Draft, LayerSkipDecodingConfig
+from parsers.layerskip.model import LayerSkip, LayerSkipConfig, build_language_model, label_pieces, load_language_model
+from parsers.layerskip.parser import LayerSkipParser
+from parsers.layerskip.policy import AcceptancePolicy
+from parsers.layerskip.recipe import RecipeConfig, exit_weights, skip_probabilities
+from parsers.layerskip.spelling import Spelling
+from parsers.layerskip.torch_backend import TorchBackend
+
+ROWS = generate(train=300, evaluation=20, test=20)["train"]
+TOKENIZER = PieceTokenizer.train_sentencepiece([row.utterance for row in ROWS], 300)
+ONTOLOGY = Ontology.from_frames([row.frame.decoupled() for row in ROWS])
+
+
+def spell(text: str) -> list[int]:
+    return [ord(character) for character in text]
+
+
+def small_parser(
+    decoding: LayerSkipDecodingConfig, read_both_ways: bool = False, sharp: float = 8.0
+) -> LayerSkipParser:
+    torch.manual_seed(0)
+    config = LayerSkipConfig(width=32, layers=4, heads=2, feed_forward=48, read_both_ways=read_both_ways)
+    spelling = Spelling(ONTOLOGY, TOKENIZER.vocab_size)
+    model = LayerSkip(
+        config, build_language_model(config, TOKENIZER.vocab_size), spelling, label_pieces(spelling, TOKENIZER)
+    ).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                # Wide weights make drafts of early layers that the whole model often refuses.
+                parameter.mul_(sharp)
+    return LayerSkipParser(TorchBackend(model), TOKENIZER, ONTOLOGY, spelling, decoding)
+
+
+def test_recipe_layer_dropout_rises_from_nothing_to_its_maximum():
+    found = skip_probabilities(RecipeConfig(layer_dropout=0.2), 5, 0.5)
+    assert found[0] == 0
+    assert found[-1] == pytest.approx(0.2)
+    assert found == sorted(found)
+    assert skip_probabilities(RecipeConfig(dropout_until=0.5), 5, 0.5) == [0] * 5
+
+
+@pytest.mark.parametrize("curriculum", ["rotational", "gradual", "all"])
+def test_recipe_exit_weights_are_together_one(curriculum):
+    for step in range(7):
+        assert sum(exit_weights(RecipeConfig(curriculum=curriculum), 6, step / 7, step)) == pytest.approx(1)
+
+
+def test_recipe_exit_weights_are_those_of_the_paper():
+    # e(l) = sum of 0..l for l < 3, e(3) = 3 + sum of 0..2, of four layers with e_scale 1.
+    assert exit_weights(RecipeConfig(curriculum="all"), 4, 0.5, 0) == pytest.approx([0, 1 / 10, 3 / 10, 6 / 10])
+    assert exit_weights(RecipeConfig(curriculum="all", exit_scale=0), 4, 0.5, 0) == pytest.approx([0, 0, 0, 1])
+    assert exit_weights(RecipeConfig(curriculum="all", exit_fade=0.5), 4, 1.0, 0) == pytest.approx([0, 0, 0, 1])
+
+
+@pytest.mark.parametrize("style", ["labels", "json"])
+def test_automaton_reads_back_every_frame(style):
+    spelling = Spelling(ONTOLOGY, 10_000, style, spell)
+    automaton, ids, form = FrameAutomaton(ONTOLOGY, spelling), TargetIds(ONTOLOGY), CopyForm()
+    for row in ROWS[:60]:
+        frame, source = row.frame.decoupled(), TOKENIZER(row.utterance)
+        symbols = ids.encode(form.encode(frame, source))
+        assert form.decode(ids.decode(symbols), source) == frame
+        cursor = automaton.start(source)
+        for token in spelled(symbols, source, spelling):
+            cursor = cursor.step(token)
+        assert cursor.done
+        assert cursor.frame() == frame
+
+
+def test_automaton_tells_repeated_words_apart():
+    from frames.frame import Frame
+
+    utterance = "show me who sent me messages"
+    label, slot = next((i, s) for i, slots in ONTOLOGY.intent_slots.items() for s in slots if ONTOLOGY.slot_spans[s])
+    source = TOKENIZER(utterance)
+    spelling, ids = Spelling(ONTOLOGY, TOKENIZER.vocab_size), TargetIds(ONTOLOGY)
+    found = set()
+    for start in (5, 17):
+        frame = Frame.from_dict(
+            {"utterance": utterance, "frame": {"intent": label, "children": [
+                {"slot": slot, "children": [{"start": start, "end": start + 2}]}]}}
+        )  # fmt: skip
+        tokens = spelled(ids.encode(CopyForm().encode(frame, source)), source, spelling)
+        cursor = FrameAutomaton(ONTOLOGY, spelling).start(source)
+        for token in tokens:
+            cursor = cursor.step(token)
+        assert cursor.frame() == frame
+        found.add(tuple(tokens))
+    assert len(found) == 2
+
+
+WAYS = {
+    "paper": {"exit_layer": 1, "skip_forced": False, "score_candidates": False, "copies": 0},
+    "forced": {"exit_layer": 1, "score_candidates": False, "copies": 0},
+    "candidates": {"exit_layer": 2, "skip_forced": False, "copies": 0},
+    "copies": {"exit_layer": 1, "skip_forced": False, "score_candidates": False, "copies": 4},
+    "all": {"exit_layer": 2, "drafts": 3},
+    "adaptive": {"exit_layer": 1, "adaptive": True, "group": 4},
+    "no drafts": {"exit_layer": 0, "copies": 4},
+    "one by one": {"exit_layer": 2, "group": 1},
+}
+
+
+@pytest.mark.parametrize("read_both_ways", [False, True])
+def test_decoding_with_drafts_writes_what_the_whole_model_writes(read_both_ways):
+    utterances = [row.utterance for row in ROWS[:24]]
+    plain = LayerSkipDecodingConfig(exit_layer=0, skip_forced=False, score_candidates=False, copies=0)
+    greedy = small_parser(plain, read_both_ways)
+    wanted = [hypotheses[0].frame for hypotheses in greedy.parse(utterances)]
+    for name, options in WAYS.items():
+        parser = small_parser(LayerSkipDecodingConfig(**options), read_both_ways)
+        assert [hypotheses[0].frame for hypotheses in parser.parse(utterances)] == wanted, name
+        assert parser.decoder.counts.calls < greedy.decoder.counts.calls or name == "one by one"
+
+
+def test_decoding_refuses_some_drafts():
+    parser = small_parser(LayerSkipDecodingConfig(exit_layer=1, copies=0))
+    parser.parse([row.utterance for row in ROWS[:24]])
+    assert 0 < parser.decoder.counts.accepted < parser.decoder.counts.drafted
+
+
+@pytest.mark.parametrize("guessed", [False, True], ids=["drafted", "copied"])
+def test_sampling_keeps_the_distribution_of_the_whole_model(guessed):
+    """20,000 draws: a frequency's standard error is below 0.0036, and six of them are allowed."""
+    decoder = small_parser(LayerSkipDecodingConfig(exit_layer=1, temperature=1.0)).decoder
+    options, wanted = (3, 5, 8, 9), np.array([0.5, 0.3, 0.15, 0.05])
+    drafting = np.array([0.05, 0.15, 0.2, 0.6])
+    cursor = FrameAutomaton(ONTOLOGY, Spelling(ONTOLOGY, 10)).start(TOKENIZER("wake me"))
+    rng = np.random.default_rng(0)
+    counts: Counter[int] = Counter()
+    for _ in range(20_000):
+        token = 8 if guessed else int(rng.choice(options, p=drafting))
+        draft = Draft(token, "drafted", cursor, None if guessed else drafting)
+        counts[decoder._verified((options, np.log(wanted)), draft)[0]] += 1
+    frequencies = np.array([counts[token] for token in options]) / 20_000
+    assert np.abs(frequencies - wanted).max() < 6 * 0.0036
+
+
+def test_policy_prefers_the_exit_that_pays():
+    policy = AcceptancePolicy((1, 4, 8), 8, 4, 4)
+    for _ in range(40):
+        layer, _ = policy.choose()
+        policy.observe(layer, 10, {1: 2, 4: 9}[layer])
+    chosen = Counter(policy.choose()[0] for _ in range(20))
+    assert chosen.most_common(1)[0][0] == 4
+
+
+def test_parser_refuses_what_it_cannot_decode():
+    with pytest.raises(UsageError, match="needs a model of more layers"):
+        small_parser(LayerSkipDecodingConfig(exit_layer=4))
+    parser = small_parser(LayerSkipDecodingConfig())
+    parser.context = 60
+    with pytest.raises(UsageError, match="may exceed the 60 tokens"):
+        parser.parse(["wake me at 6"])
+    with pytest.raises(ValueError, match="give exit_layer"):
+        LayerSkipDecodingConfig(verify=False)
+
+
+def test_a_language_model_that_is_cut_short_is_refused(tmp_path):
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(b"GGUF" + bytes(20))
+    with pytest.raises(UsageError):
+        load_language_model(str(path))
+
+
+def test_n_best_begins_with_the_best():
+    parser = small_parser(LayerSkipDecodingConfig(exit_layer=2))
+    utterances = [row.utterance for row in ROWS[:4]]
+    best, several = parser.parse(utterances), parser.parse(utterances, n_best=3)
+    assert [h[0].frame for h in best] == [h[0].frame for h in several]
+    assert any(len(h) == 3 for h in several)
+    assert all(np.isfinite(x.score) for h in several for x in h)
