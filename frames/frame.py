@@ -225,7 +225,7 @@ def _over(root: Intent, words: str, utterance: str, where: str) -> Intent:
     found, doubtful = unique(leaves, utterance)
     if found is None:
         raise FrameError(
-            "E112",
+            "E116",
             f"the utterance does not hold {', then '.join(map(repr, leaves))}.",
             where=where,
             remedy="The words of the frame must be those of the utterance, in order; whitespace may differ.",

@@ -31,7 +31,7 @@ def locked(path: Path | str) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise MachineError(
-            "E502",
+            "E503",
             f"another process has been changing this for {PATIENCE:.0f} seconds.",
             where=str(path),
             remedy="Run the command again when it has ended.",

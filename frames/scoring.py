@@ -73,7 +73,7 @@ def _official_tree(text: str) -> list[str]:
     for token in text.split():
         if token.startswith("["):
             if not token.startswith(("[IN:", "[SL:")):
-                raise FrameError("E114", f"label {token!r} is neither an intent nor a slot.")
+                raise FrameError("E117", f"label {token!r} is neither an intent nor a slot.")
             depth += 1
         elif token == "]":
             depth -= 1

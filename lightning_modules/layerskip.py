@@ -85,7 +85,7 @@ class LayerSkipModule(ParserModule):
             UsageError: the data is not in the copy form.
         """
         if assets.form != "copy":
-            raise UsageError("E458", "LayerSkip writes frames in the copy form.", remedy="Set data.form to copy.")
+            raise UsageError("E488", "LayerSkip writes frames in the copy form.", remedy="Set data.form to copy.")
         super().build(assets)
 
     def make_model(self, tokenizer: PieceTokenizer, ontology: int) -> LayerSkip:  # type: ignore[override]
@@ -123,7 +123,7 @@ class LayerSkipModule(ParserModule):
             UsageError: always; its distributions are over other tokens than those of the other parsers.
         """
         raise UsageError(
-            "E459", "a LayerSkip parser cannot be the teacher of another kind.", remedy="Name another teacher."
+            "E489", "a LayerSkip parser cannot be the teacher of another kind.", remedy="Name another teacher."
         )
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:

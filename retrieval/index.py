@@ -198,6 +198,8 @@ class ScenarioIndex:
             intact = sha256(path) == metadata["sha256"]
             kind = _kind_of(metadata, str(path))
             found = {"encoder": metadata["encoder"], "bank": metadata["bank"]}
+        except BundleError:
+            raise
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BundleError(
                 "E342", f"cannot be read as a scenario index ({error!r}).", where=str(path), remedy="Build it again."
@@ -231,7 +233,7 @@ def _kind_of(metadata: Mapping[str, Any], where: str) -> IndexKind:
         check_kind(kind)
     except ValueError as error:
         raise BundleError(
-            "E342", f"{error}.", where=where, remedy="Update framefill, or build the index again."
+            "E346", f"{error}.", where=where, remedy="Update framefill, or build the index again."
         ) from error
     return kind
 

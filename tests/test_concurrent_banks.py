@@ -87,7 +87,7 @@ def test_a_writer_does_not_wait_for_ever(tmp_path: Path, monkeypatch):
             with locked(tmp_path / "x"):
                 raise AssertionError("both hold the lock")
 
-        with pytest.raises(MachineError, match="E502"):
+        with pytest.raises(MachineError, match="E503"):
             pool.submit(second).result()
     with locked(tmp_path / "x"):
         pass

@@ -107,7 +107,9 @@ def check(command: str, complete: bool = True) -> None:
         except Parsed:
             pass
         except ValueError as error:
-            assert not complete and "required" in str(error), f"{command}: {error}"
+            assert not complete and ("required" in str(error) or "expected one argument" in str(error)), (
+                f"{command}: {error}"
+            )
         except SystemExit as stop:
             assert stop.code == 0, command
     elif words[:2] == ["python", "-m"] and words[2].startswith("benchmarks."):

@@ -142,8 +142,8 @@ def test_decoupled_frames_are_read_over_their_utterance(text: str, utterance: st
         ("[IN:A [SL:B me ] ]", "remind me to call me", r"E114.*'me'"),
         ("[IN:A [SL:B at ] [SL:C 6 ] ]", "be at 6 or 6", r"E114.*'6'"),
         ("[IN:A [SL:B 8 ] ]", "at 8am or 8", "E114"),
-        ("[IN:A [SL:B 6 ] [SL:C at ] ]", "be at 6", "E112.*'6', then 'at'"),
-        ("[IN:A [SL:B noon ] ]", "be at 6", "E112"),
+        ("[IN:A [SL:B 6 ] [SL:C at ] ]", "be at 6", "E116.*'6', then 'at'"),
+        ("[IN:A [SL:B noon ] ]", "be at 6", "E116"),
         ("[IN:A be [SL:C 6 ] ]", "be at 6", "E112"),
     ],
 )

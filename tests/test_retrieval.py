@@ -211,5 +211,5 @@ def test_index_options_of_earlier_versions_are_read():
     index = ScenarioIndex.build(np.eye(3, dtype=np.float32), "e", "b", "sq8")
     old = {**index.to_dict(), "index": {"kind": "sq8", "links": 32, "build_effort": 80, "effort": 64, "code_bytes": 32}}
     assert ScenarioIndex.from_bytes(index.to_bytes(), old, "b").kind == "sq8"
-    with pytest.raises(BundleError, match="E342.*tree"):
+    with pytest.raises(BundleError, match="E346.*tree"):
         ScenarioIndex.from_bytes(index.to_bytes(), {**old, "index": {"kind": "tree"}}, "b")

@@ -15,7 +15,9 @@ _SERVER.set_forkserver_preload(["lightning_modules.cli", "lightning_modules.raf"
 
 def _words(corpus: Path, repository: Path, *arguments: str, config: Path | None = None) -> list[str]:
     chosen = ["--config", str(config or repository / "configs" / "demo.yaml"), *([] if config else TINY)]
-    return ["fit", *chosen, "--data.root", str(corpus), "--threads=1", *arguments]
+    # Most processors that run tests multiply matrices in bf16 many times slower than in fp32.
+    common = ("--threads=1", "--trainer.precision=32-true")
+    return ["fit", *chosen, "--data.root", str(corpus), *common, *arguments]
 
 
 def command(corpus: Path, repository: Path, *arguments: str, config: Path | None = None) -> list[str]:

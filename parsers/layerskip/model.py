@@ -67,20 +67,20 @@ def load_language_model(name: str) -> PreTrainedModel:
         model = load_pretrained(AutoModelForCausalLM, name, attn_implementation="sdpa")
     except ImportError as error:
         raise UsageError(
-            "E452",
+            "E482",
             f"the language model {name!r} needs a package that is not installed ({str(error).strip().splitlines()[0]}).",
             remedy="Run `pip install -e '.[llm]'`.",
         ) from error
     except (RuntimeError, KeyError, IndexError, EOFError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UsageError(
-            "E451",
+            "E481",
             f"the language model {name!r} cannot be read ({reason}).",
             remedy="The file may be cut short: download it again, for instance by `framefill data weights smollm2`.",
         ) from error
     if not hasattr(getattr(model, "model", None), "rotary_emb"):
         raise UsageError(
-            "E453",
+            "E483",
             f"{type(model).__name__} is not built as Llama is.",
             remedy="Use a model of the Llama family (Llama, SmolLM2, Mistral, Qwen2).",
         )
@@ -131,7 +131,7 @@ class LayerSkip(nn.Module):
         old: Any = language_model.get_input_embeddings().weight
         if spelling.vocabulary > len(old):
             raise UsageError(
-                "E454",
+                "E484",
                 f"the tokenizer has {spelling.vocabulary} pieces, the language model {len(old)}.",
                 remedy="Set data.pretrained to the same model as model.language_model.",
             )
@@ -317,7 +317,7 @@ def with_lora(model: PreTrainedModel, rank: int) -> Any:
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
-        raise UsageError("E452", "LoRA needs the package peft.", remedy="Run `pip install -e '.[llm]'`.") from error
+        raise UsageError("E490", "LoRA needs the package peft.", remedy="Run `pip install -e '.[llm]'`.") from error
     names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     adapted = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names))
     for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):
@@ -338,7 +338,7 @@ def label_pieces(spelling: Spelling, tokenizer: PieceTokenizer) -> list[list[int
         pieces = tokenizer.backend.encode(words, add_special_tokens=False).ids
         if not pieces:
             raise UsageError(
-                "E455",
+                "E485",
                 f"the language model's tokenizer cannot spell the label {token!r}.",
                 remedy="Use a tokenizer of bytes, or rename the label.",
             )

@@ -40,7 +40,7 @@ class LayerSkipParser:
     ) -> None:
         if config.exit_layer and config.exit_layer >= backend.depth:
             raise UsageError(
-                "E456",
+                "E486",
                 f"decoding.exit_layer {config.exit_layer} needs a model of more layers than that; this has {backend.depth}.",
                 remedy=f"Set decoding.exit_layer between 1 and {backend.depth - 1}, or 0 to decode without drafts.",
             )
@@ -72,7 +72,7 @@ class LayerSkipParser:
         prompt = [*self.tokenizer.prefix, *source.ids, self.spelling.prompt_end]
         if len(prompt) + capacity(source, self.spelling) > self.context:
             raise UsageError(
-                "E457",
+                "E487",
                 f"the utterance of {len(source)} pieces and its frame may exceed the {self.context} tokens of the model.",
                 remedy="Pass one request at a time.",
             )

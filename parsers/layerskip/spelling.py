@@ -92,7 +92,7 @@ class Spelling:
             ids = tuple(int(i) for i in spell(text))
             if not ids or any(not 0 <= i < self.vocabulary for i in ids):
                 raise UsageError(
-                    "E450",
+                    "E480",
                     f"the language model's tokenizer cannot spell {text!r}.",
                     remedy="Use a tokenizer of bytes, or layerskip's target style labels.",
                 )
