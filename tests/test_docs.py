@@ -69,9 +69,13 @@ def whole_commands(page: Path) -> list[str]:
 
 
 def inline_commands(page: Path) -> list[str]:
-    """Commands within sentences, which may leave out what a command requires."""
+    """Commands within sentences, which may leave out what a command requires.
+
+    Templates of error messages, which have ``{braces}`` in place of a value, are no commands yet.
+    """
     text = FENCE.sub("", page.read_text(encoding="utf-8"))
-    return [" ".join(found.split()) for found in re.findall(r"`((?:framefill|python -m benchmarks\.)[^`]*)`", text)]
+    found = re.findall(r"`((?:framefill|python -m benchmarks\.)[^`]*)`", text)
+    return [" ".join(command.split()) for command in found if not re.search(r"\{\w+\}", command)]
 
 
 @functools.cache
