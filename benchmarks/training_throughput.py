@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from data.training.batches import Batch, BatchStream
 from frames.files import write_json
+from lightning_modules.cli import TRAINER_DEFAULTS
 from lightning_modules.datamodule import TOPv2DataModule
 from lightning_modules.evaluation import environment
 from lightning_modules.kinds import KINDS, module_class
@@ -60,6 +61,7 @@ def main() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             return module.losses(move_data_to_device(batch, device))["loss"]
 
+    trainer = {**TRAINER_DEFAULTS, **config["trainer"]}
     spent = dict.fromkeys(("data", "forward", "backward", "optimizer"), 0.0)
     batches, utterances = chain.from_iterable(repeat(stream)), 0
     for step in range(given.steps + 5):
@@ -72,7 +74,7 @@ def main() -> None:
         clock = _lap(spent, "forward", clock, device)
         loss.backward()
         clock = _lap(spent, "backward", clock, device)
-        torch.nn.utils.clip_grad_norm_(fitted, config["trainer"]["gradient_clip_val"])
+        torch.nn.utils.clip_grad_norm_(fitted, trainer["gradient_clip_val"])
         optimizer.step()
         optimizer.zero_grad()
         _lap(spent, "optimizer", clock, device)

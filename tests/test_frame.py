@@ -51,7 +51,7 @@ def test_decoupling_is_idempotent_and_keeps_the_scenario(frame: Frame):
 @pytest.mark.parametrize(
     ("text", "code"),
     [
-        ("[IN:A x", "E108"),
+        ("[IN:A x", "E115"),
         ("[IN:A x ] ]", "E108"),
         ("[IN:A ] [IN:B ]", "E104"),
         ("[SL:A x ]", "E105"),

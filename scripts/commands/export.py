@@ -46,6 +46,6 @@ def _figures(path: Path) -> dict[str, Any]:
             "E475",
             "this is no record of figures: it has no number `exact_match`.",
             where=str(path),
-            remedy="Give results/<run>/metrics.json, or what `framefill evaluate --json` wrote.",
+            remedy="Give results/<run>/metrics.json, or what `framefill evaluate --json FILE` wrote.",
         )
     return {key: value for key, value in record.items() if key not in ("made", "environment")}
