@@ -40,7 +40,7 @@ def test_round_trip_keeps_quotes_and_odd_spaces(tmp_path: Path):
     ("content", "code", "place"),
     [
         (b"", "E207", "x.tsv"),
-        (HEADER.encode(), "E207", "x.tsv"),
+        (HEADER.encode(), "E213", "x.tsv"),
         (b"utterance\tparse\n", "E208", "x.tsv:1"),
         ((HEADER + "alarm\twake me\n").encode(), "E209", "x.tsv:2"),
         ((HEADER + ROW + "alarm\twa").encode(), "E209", "x.tsv:3"),

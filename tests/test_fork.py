@@ -33,9 +33,9 @@ def check(work, before):
 
 SEARCH = """
 import numpy as np
-from retrieval.index import IndexConfig, ScenarioIndex
+from retrieval.index import ScenarioIndex
 vectors = np.random.default_rng(0).normal(size=(600, 16)).astype("f")
-index = ScenarioIndex.build(vectors, "encoder", "bank", IndexConfig(sys.argv[1]))
+index = ScenarioIndex.build(vectors, "encoder", "bank", sys.argv[1])
 for queries in (1, 5, 64):
     check(lambda: index.search(vectors[:queries], 4)[1].tolist(), 1)
 check(lambda: len(index.added(vectors[:9], "other")), 1)
