@@ -97,7 +97,7 @@ def test_canonical_is_exact_on_full_frames_and_aligns_decoupled_ones():
         (SpanForm(), ["IN:A", "SL:B", 0, "]", "]"], "E131"),
         (SpanForm(), ["IN:A", "SL:B", 1, 0, "]", "]"], "E134"),
         (SpanForm(), ["IN:A", "SL:B", 0, 9, "]", "]"], "E134"),
-        (SpanForm(), ["IN:A", "SL:B", 0, 0, "]"], "E135"),
+        (SpanForm(), ["IN:A", "SL:B", 0, 0, "]"], "E138"),
         (SpanForm(), ["SL:B", 0, 0, "]"], "E135"),
         (SpanForm(), ["IN:A", "IN:A", "]", "]"], "E136"),
         (SpanForm(), ["IN:A", "]", "]"], "E135"),

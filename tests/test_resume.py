@@ -245,5 +245,5 @@ def test_no_row_is_left(rows: Path, tmp_path: Path):
     with pytest.raises(UsageError, match="E460.*fraction"):
         TOPv2DataModule(str(rows), fraction=0.001).setup("fit")
     (tmp_path / "music_train.tsv").write_text("\t".join(HEADER) + "\n")
-    with pytest.raises(CorpusError, match="E207"):
+    with pytest.raises(CorpusError, match="E213"):
         TOPv2DataModule(str(tmp_path)).setup("fit")
