@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -39,10 +40,12 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for foreign content, pickle.UnpicklingError among them
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        # What torch says of foreign pickles is advice to load them without a check, which nobody should follow.
+        lines = [] if isinstance(error, UnpicklingError) else str(error).splitlines()
+        reason = lines[0] if lines else type(error).__name__
         raise BundleError(
             "E302",
-            f"not a readable checkpoint ({reason[:200]}).",
+            f"not a readable checkpoint ({reason}).",
             where=str(path),
             remedy="It may be truncated; use another.",
         ) from error

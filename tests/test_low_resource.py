@@ -136,7 +136,7 @@ def test_what_cannot_be_started_from(root: Path, repository: Path, tmp_path: Pat
                 repository / "configs" / "demo.yaml", None, [tmp_path / "x.yaml"], str(root), targets, spis, []
             )
     assert not list(tmp_path.iterdir()), "nothing may be trained before all splits are found"
-    with pytest.raises(AssertionError, match="E305"):
+    with pytest.raises(AssertionError, match="E308"):
         fit(
             tmp_path, root, repository, "--run=x", "--trainer.max_epochs=1", f"--data.init_from={checkpoint}",
             "--model.init_args.model.width=80",

@@ -58,7 +58,7 @@ def test_fill_together_does_not_depend_on_padding(positions: int, tmp_path: Path
     assert torch.allclose(both[1:, :, :size, :size], apart, atol=1e-4)
     # Longer than the encoder accepts.
     endless = torch.full((1, 500), long[0])
-    with pytest.raises(UsageError, match="E411"):
+    with pytest.raises(UsageError, match="E417"):
         model.fill_together(endless, None, cut, torch.ones_like(cut, dtype=torch.bool), leaves[1:])
 
 

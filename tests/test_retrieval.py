@@ -98,10 +98,10 @@ def test_words_under_an_intent_are_no_part_of_a_scenario():
 
 def test_damaged_banks_are_refused(tmp_path: Path):
     path = tmp_path / "bank.json"
-    with pytest.raises(BundleError, match=r"E341.*bank\.json"):
+    with pytest.raises(BundleError, match=r"E344.*bank\.json"):
         ScenarioBank.load(path)
     for content, code in (
-        ("{", "E341"),
+        ("{", "E344"),
         ('{"version": 9}', "E340"),
         ('{"version": 1, "scenarios": {"[IN:A": 1}}', "E341"),
         ('{"version": 1, "scenarios": ["[IN:A ]"]}', "E341"),
@@ -133,7 +133,7 @@ def test_an_index_finds_the_nearest_and_is_never_stale(kind: str, tmp_path: Path
     content[-1] ^= 1
     # Replaced, not written over: FAISS still reads the mapped file from threads of its own after a search.
     write_bytes(path, bytes(content))
-    with pytest.raises(BundleError, match="checksum"):
+    with pytest.raises(BundleError, match="E345.*checksum"):
         ScenarioIndex.load(path, "encoder", "bank")
     path.with_suffix(".json").write_text(json.dumps({}))
     with pytest.raises(BundleError, match="E342"):

@@ -60,7 +60,7 @@ def test_a_training_starts_from_packed_weights(packed: Path, corpus: Path):
 def test_damaged_weights_are_refused(packed: Path, trained: Path, tmp_path: Path):
     content = packed.read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(content[:-100])
-    with pytest.raises(BundleError, match="E302"):
+    with pytest.raises(BundleError, match="E307"):
         read_checkpoint(tmp_path / "cut.safetensors")
     (tmp_path / "changed.safetensors").write_bytes(content[:-2] + bytes([content[-2] ^ 1, content[-1]]))
     with pytest.raises(BundleError, match="E306"):
