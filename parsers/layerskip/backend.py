@@ -11,10 +11,6 @@ from typing import Any, Protocol
 import numpy as np
 
 
-class Memory(Protocol):
-    """Keys, values and states of a batch of sequences, of the backend's own type."""
-
-
 class Backend(Protocol):
     """A language model of which layers can be run by themselves.
 

@@ -62,7 +62,3 @@ class RowCache:
             seen = store if self._rows is None else store[rows]
             found.append(seen[:, :, : self._end].to(new.dtype))
         return found[0], found[1]
-
-    def get_seq_length(self, layer: int = 0) -> int:
-        """Positions that the selected tokens see; a language model of transformers may ask."""
-        return self._end

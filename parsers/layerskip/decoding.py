@@ -303,11 +303,7 @@ class Decoder:
             for i, k in enumerate(waiting):
                 row = rows[k]
                 column = row.certain + len(row.drafts) - row.early - 1
-                for n, cursor in enumerate([row.tip, *(guess.cursor for guess in guesses[k])]):
-                    # A forced guess needs no scores.
-                    forced = n < len(guesses[k]) and guesses[k][n].origin == "forced"
-                    if not cursor.done and not forced:
-                        asked.append(((i, column + n), cursor))
+                asked += _questions(i, column, row.tip, guesses[k])
             scored = dict(zip((index for index, _ in asked), self._logits(states, asked), strict=True))
             for i, k in enumerate(waiting):
                 row = rows[k]
@@ -374,11 +370,7 @@ class Decoder:
         asked = []
         for i, k in enumerate(active):
             row = rows[k]
-            column = row.certain - 1 - firsts[i]
-            for n, cursor in enumerate([row.cursor, *(draft.cursor for draft in row.drafts)]):
-                forced = n < len(row.drafts) and row.drafts[n].origin == "forced"
-                if not cursor.done and not forced:
-                    asked.append(((i, column + n), cursor))
+            asked += _questions(i, row.certain - 1 - firsts[i], row.cursor, row.drafts)
         scored = dict(zip((index for index, _ in asked), self._logits(states, asked), strict=True))
         for i, k in enumerate(active):
             row = rows[k]
@@ -463,6 +455,23 @@ class Decoder:
             full = self.backend.scores(states, index, None)
             scores = [row[tokens] for row, tokens in zip(full, chosen, strict=True)]
         return [(tokens, row.astype(np.float64)) for tokens, row in zip(options, scores, strict=True)]
+
+
+def _questions(row: int, column: int, cursor: Cursor, drafts: Sequence[Draft]) -> list[tuple[tuple[int, int], Cursor]]:
+    """Where scores are needed: before each draft, except forced ones, and after the last.
+
+    Args:
+        row: of the states.
+        column: of the state before the first draft.
+        cursor: before the first draft.
+        drafts: tokens that were read one after the other.
+    """
+    asked = []
+    for n, before in enumerate([cursor, *(draft.cursor for draft in drafts)]):
+        forced = n < len(drafts) and drafts[n].origin == "forced"
+        if not before.done and not forced:
+            asked.append(((row, column + n), before))
+    return asked
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

@@ -29,7 +29,6 @@ class LayerSkipConfig:
         language_model_config: what the language model is made of; filled in on loading, so that a checkpoint needs no
             network.
         style: how frames are written: ``labels`` (ours: one new token a label) or ``json`` (the paper's).
-        exit_layer: layers that draft, by default; see :class:`parsers.layerskip.decoding.LayerSkipDecodingConfig`.
         width, layers, heads, feed_forward: sizes of a model built from nothing.
         dropout: on embeddings and on what each layer adds, in training.
         read_both_ways: whether pieces of the utterance see those after them, as in a prefix language model (Raffel et al.
