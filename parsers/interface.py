@@ -22,11 +22,16 @@ class Hypothesis:
         score: log-probability of the frame under the model; higher is better, and comparable within one
             utterance and parser only.
         trace: what the parser looked at on the way (lengths, tokens), JSON-able, for people to read.
+        probability: calibrated probability that the frame is right; None from a parser that is not calibrated.
+        slots: calibrated probability of each slot of the frame, in the order of their opening brackets; empty from a
+            parser that is not calibrated.
     """
 
     frame: Frame | None
     score: float
     trace: dict[str, Any] = field(default_factory=dict)
+    probability: float | None = None
+    slots: tuple[float, ...] = ()
 
 
 class Parser(Protocol):

@@ -1,0 +1,46 @@
+"""What an assistant gets for an utterance: readings with their probabilities, or a refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from assistants.onnx_backend import BundleParser
+from parsers.interface import Hypothesis
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The readings of one utterance.
+
+    Attributes:
+        text: the utterance.
+        hypotheses: readings, best first, at least one.
+        abstained: whether the best reading is too improbable to be acted on.
+    """
+
+    text: str
+    hypotheses: list[Hypothesis]
+    abstained: bool
+
+
+def answer(
+    parser: BundleParser, texts: Sequence[str], n_best: int = 1, threshold: float | None = None
+) -> list[Answer]:
+    """Parses utterances, and says of each whether its best reading can be acted on.
+
+    Args:
+        parser: as :func:`assistants.runtime.load` gives it.
+        texts: utterances.
+        n_best: readings for each.
+        threshold: least probability of an answer that is acted on; None takes the bundle's own, which a bundle that is
+            not calibrated does not have: then nothing is refused.
+
+    Raises:
+        UsageError: as :meth:`parsers.interface.Parser.parse`.
+    """
+    least = parser.manifest.get("confidence", {}).get("threshold", 0.0) if threshold is None else threshold
+    return [
+        Answer(text, hypotheses, hypotheses[0].probability is not None and hypotheses[0].probability < least)
+        for text, hypotheses in zip(texts, parser.parse(texts, n_best), strict=True)
+    ]
