@@ -24,9 +24,7 @@ class Answer:
     abstained: bool
 
 
-def answer(
-    parser: BundleParser, texts: Sequence[str], n_best: int = 1, threshold: float | None = None
-) -> list[Answer]:
+def answer(parser: BundleParser, texts: Sequence[str], n_best: int = 1, threshold: float | None = None) -> list[Answer]:
     """Parses utterances, and says of each whether its best reading can be acted on.
 
     Args:
