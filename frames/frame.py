@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from frames import render
 from frames.alignment import in_order, unique
 from frames.errors import FrameError
 from frames.nodes import Intent, Node, Slot, Span, bracketed, decouple, hulls, moved, spans, template, unescaped, walk
@@ -203,14 +202,20 @@ class Frame:
 
     def tree(self) -> str:
         """The frame as an indented tree, one node a line."""
+        from frames import render  # drawing is a matter of few who hold frames
+
         return render.tree(self.root, self.utterance)
 
     def diff_html(self, predicted: Frame | None) -> str:
         """This gold frame and a predicted one, drawn one above the other; nodes that the other lacks are red."""
+        from frames import render
+
         return render.diff_html(self.root, predicted.root if predicted is not None else None, self.utterance)
 
     def _repr_html_(self) -> str:
         """The frame as an SVG tree, for notebooks."""
+        from frames import render
+
         return render.html(self.root, self.utterance)
 
 

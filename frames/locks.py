@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from frames.errors import MachineError
 from frames.files import machine_error
 
@@ -25,6 +23,9 @@ def locked(path: Path | str) -> Iterator[None]:
     Raises:
         MachineError: another writer holds the lock for longer than :data:`PATIENCE`, or it cannot be written.
     """
+    # Only writers need it; what reads a bundle loads faster without, and runs where it is not installed.
+    from filelock import FileLock, Timeout
+
     path = Path(path).resolve()
     lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=PATIENCE)
     try:

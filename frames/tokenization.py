@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from frames.errors import BundleError, UsageError
-from frames.weights import locate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -163,8 +162,8 @@ class PieceTokenizer:
             BundleError: the text is not what :meth:`to_json` writes.
         """
         try:
-            value = json.loads(text)
-            return cls(Tokenizer.from_str(json.dumps(value["tokenizer"])), **value["special"])
+            special, tokenizer = _parts(text)
+            return cls(Tokenizer.from_str(tokenizer), **special)
         except Exception as error:  # tokenizers raises bare Exception for a malformed file
             raise BundleError(
                 "E312", f"not a framefill tokenizer ({error}).", where=where, remedy="Export again."
@@ -226,6 +225,8 @@ class PieceTokenizer:
         """
         from transformers import AutoTokenizer
 
+        from frames.weights import locate
+
         place = locate(name)
         try:
             tokenizer = AutoTokenizer.from_pretrained(place.folder, gguf_file=place.gguf_file, use_fast=True)
@@ -254,6 +255,20 @@ class PieceTokenizer:
         backend = Tokenizer.from_str(backend.to_str())
         backend.pre_tokenizer = with_atoms(backend.pre_tokenizer)
         return cls(backend, encoded["input_ids"][:first], encoded["input_ids"][last:], tokenizer.pad_token_id or 0)
+
+
+def _parts(text: str) -> tuple[dict[str, Any], str]:
+    """The special ids in the text that :meth:`PieceTokenizer.to_json` writes, and the tokenizer as JSON text.
+
+    The tokenizer is most of the text, so it is cut out where it can be, rather than read and written again.
+    """
+    before, between = '{"special": ', ', "tokenizer": '
+    if text.startswith(before):
+        special, end = json.JSONDecoder().raw_decode(text, len(before))
+        if text.startswith(between, end):
+            return special, text[end + len(between) :].rstrip().removesuffix("}")
+    value = json.loads(text)
+    return value["special"], json.dumps(value["tokenizer"])
 
 
 def _by_atoms() -> pre_tokenizers.PreTokenizer:

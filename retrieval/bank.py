@@ -10,7 +10,9 @@ from typing import Any
 
 from frames.errors import BundleError, UsageError
 from frames.files import check_version, read_json, write_json
-from frames.frame import Frame
+from frames.frame import MAX_NESTING, Frame
+from frames.linearization import TEXT
+from frames.ontology import CLOSE
 from retrieval.scenario import Scenario
 
 #: Version of the JSON file; other versions are refused.
@@ -138,5 +140,25 @@ class ScenarioBank:
 
 def _starred(text: str) -> Scenario:
     """The scenario of :attr:`Scenario.text`; a slot without a star is empty."""
-    Frame.parse(text)
-    return Scenario(tuple(token.removeprefix("[") for token in text.split()))
+    tokens = text.split()
+    if not _plain(tokens):
+        Frame.parse(text)  # refuses what is no frame, with its own error
+    return Scenario(tuple(token.removeprefix("[") for token in tokens))
+
+
+def _plain(tokens: list[str]) -> bool:
+    """Whether :meth:`frames.Frame.parse` surely accepts the tokens; a bank of thousands is looked through in a moment."""
+    depth = 0
+    for place, token in enumerate(tokens):
+        if place and not depth:
+            return False
+        if token == CLOSE:
+            depth -= 1
+        elif token != TEXT:
+            kind, name = token[:4], token[4:]
+            if kind != ("[SL:" if depth % 2 else "[IN:") or not name.replace("_", "").isalnum():
+                return False
+            depth += 1
+        if depth < 0 or depth > MAX_NESTING or not depth and token == TEXT:
+            return False
+    return bool(tokens) and not depth
