@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from frames.errors import FramefillError, MachineError
-from scripts.commands import bank, bench, calibrate, data, evaluate, export, fit, parse, weights
+from assistants.command import guarded
+from scripts.commands import bank, bench, calibrate, data, evaluate, export, fit, parse, weights, wheel
 
 #: In the order of ``framefill --help``.
-COMMANDS = (fit, evaluate, parse, export, weights, calibrate, bank, bench, data)
+COMMANDS = (fit, evaluate, parse, export, wheel, weights, calibrate, bank, bench, data)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,27 +21,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0; 2 after an error, which is printed on standard error; 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    try:
+
+    def work() -> None:
         if words[:1] == ["fit"]:
             fit.run(words[1:])
-            return 0
+            return
         options = build_parser().parse_args(words)
         options.run(options)
-    except FramefillError as error:
-        return _failed(error)
-    except BrokenPipeError:
-        # Whoever read our output has enough; Python would complain once more when it closes the stream.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        where = str(error.filename or "")
-        return _failed(
-            MachineError(
-                "E502", f"the system refused ({error.strerror or error}).", where=where, remedy="Check the path."
-            )
-        )
-    except KeyboardInterrupt:
-        return 130
-    return 0
+
+    return guarded(work)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -71,11 +58,6 @@ class _Version(argparse.Action):
             number = "(not installed)"
         print(f"framefill {number}")
         parser.exit()
-
-
-def _failed(error: FramefillError) -> int:
-    print(f"framefill: {error}", file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":

@@ -1,0 +1,146 @@
+"""A parser on the command line: ``framefill parse``, and the command that a wheel brings."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from frames.errors import FramefillError, MachineError, UsageError
+from parsers.interface import Hypothesis, Parser
+
+#: How utterances become lines, for ``--help``.
+DETAILS = (
+    "Without --tree, each utterance has one line of output, in order; an utterance that cannot be parsed has an empty "
+    "line, and its error on standard error. With --n-best N above 1, an utterance has up to N lines, each "
+    "beginning with the utterance's number, the rank and the score, separated by tabs."
+)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the utterances, and the options of what is printed for them."""
+    parser.add_argument("utterances", nargs="*", metavar="UTTERANCE", help="without any, standard input is read")
+    parser.add_argument("--n-best", type=int, default=1, metavar="N", help="frames for each utterance, best first")
+    shape = parser.add_mutually_exclusive_group()
+    shape.add_argument("--json", action="store_true", help="one JSON object a line")
+    shape.add_argument("--tree", action="store_true", help="indented trees")
+
+
+def print_frames(parser: Parser, options: Any) -> None:
+    """Prints a frame for every utterance; errors go to standard error, and the other utterances are still parsed.
+
+    Args:
+        parser: parses.
+        options: those of :func:`add_options`.
+
+    Raises:
+        UsageError: an utterance could not be parsed.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal whose encoding lacks a character of the answer shows its escape in place of failing.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    refused = 0
+    for number, utterance in enumerate(options.utterances or _lines(), start=1):
+        try:
+            hypotheses = parser.parse([utterance], options.n_best)[0]
+        except UsageError as error:
+            refused += 1
+            print(f"framefill: {error.at(f'utterance {number}')}", file=sys.stderr)
+            if options.json:
+                _print(json.dumps({"number": number, "frame": None, "text": None, "error": error.code}))
+            elif not options.tree:
+                _print("")
+            continue
+        for rank, hypothesis in enumerate(hypotheses, start=1):
+            _print(_shown(options, number, rank, utterance, hypothesis))
+    if refused:
+        raise UsageError("E408", f"{refused} utterance(s) were not parsed.", remedy="See above; all others were.")
+
+
+def guarded(work: Callable[[], None]) -> int:
+    """Runs a command.
+
+    Returns:
+        The exit status: 0; 2 after an error, which is printed on standard error; 130 after Ctrl-C.
+    """
+    try:
+        work()
+    except FramefillError as error:
+        return _failed(error)
+    except BrokenPipeError:
+        # Whoever read our output has enough; Python would complain once more when it closes the stream.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        where = str(error.filename or "")
+        return _failed(
+            MachineError(
+                "E502", f"the system refused ({error.strerror or error}).", where=where, remedy="Check the path."
+            )
+        )
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def main(name: str, load: Callable[[], Parser], arguments: Sequence[str] | None = None) -> int:
+    """The command of a wheel.
+
+    Args:
+        name: of the command.
+        load: gives the parser, once the options are read.
+        arguments: the command line; None takes that of the process.
+
+    Returns:
+        See :func:`guarded`.
+    """
+    parser = argparse.ArgumentParser(
+        prog=name,
+        description=f"Parses utterances (arguments, or standard input, one a line). {DETAILS}",
+        epilog=f'Example: {name} "wake me at 6" --tree',
+    )
+    add_options(parser)
+
+    def work() -> None:
+        options = parser.parse_args(arguments)
+        print_frames(load(), options)
+
+    return guarded(work)
+
+
+def _shown(options: Any, number: int, rank: int, utterance: str, hypothesis: Hypothesis) -> str:
+    frame, score = hypothesis.frame, hypothesis.score
+    if options.json:
+        value = frame.to_dict() if frame else {"utterance": utterance, "frame": None}
+        place = {"number": number, "rank": rank}
+        text = str(frame) if frame else None
+        return json.dumps({**place, **value, "text": text, "score": round(score, 4)}, ensure_ascii=False)
+    text = str(frame or "")
+    if options.tree and frame:
+        ranked = "" if options.n_best == 1 else f"  ({rank}, {score:.3f})"
+        return f"{utterance}{ranked}\n{frame.tree()}\n"
+    return text if options.n_best == 1 else f"{number}\t{rank}\t{score:.3f}\t{text}"
+
+
+def _print(line: str) -> None:
+    """Prints at once, for a program on the other end of a pipe may wait for the answer to its line."""
+    print(line, flush=True)
+
+
+def _lines() -> Iterator[str]:
+    """Lines of standard input, without a byte order mark and carriage returns at their ends.
+
+    Bytes that are no text stay in them, to be refused like any other bad utterance.
+    """
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape", newline="\n")
+    for number, line in enumerate(sys.stdin):
+        yield (line.removeprefix("\ufeff") if number == 0 else line).rstrip("\r\n")
+
+
+def _failed(error: FramefillError) -> int:
+    print(f"framefill: {error}", file=sys.stderr)
+    return 2
