@@ -51,9 +51,7 @@ class _Finder(ModuleFinder):
         super().__init__(path=[str(root)])
         self._packages = packages
 
-    def import_hook(
-        self, name: str, caller: Any = None, fromlist: Sequence[str] | None = None, level: int = -1
-    ) -> Any:
+    def import_hook(self, name: str, caller: Any = None, fromlist: Sequence[str] | None = None, level: int = -1) -> Any:
         if level > 0 or name.partition(".")[0] in self._packages:
             return super().import_hook(name, caller, fromlist, level)
         return None

@@ -13,8 +13,10 @@ from typing import Any
 
 from frames.errors import UsageError
 
-#: Folder of the bundles that come with framefill; the most accurate is used when no bundle is named.
-MODELS = Path(__file__).resolve().parents[2] / "models"
+_ROOT = Path(__file__).resolve().parents[2]
+#: Folder of the bundles that come with framefill, in a clone or installed; the most accurate is used when no bundle is
+#: named.
+MODELS = next((path for path in (_ROOT / "assistants" / "models", _ROOT / "models") if path.is_dir()), _ROOT / "models")
 
 
 def add_command(
@@ -43,7 +45,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     which.add_argument(
         "--bundle",
         type=Path,
-        help="written by `framefill export` (default: the most accurate of those that are included)",
+        help="written by `framefill export`, or the name of a package that `framefill wheel` made (default: the most "
+        "accurate of those that are included)",
     )
     parser.add_argument(
         "--precision", choices=["int8", "fp32"], help="graphs of the bundle to use (default: int8 if there)"
@@ -208,10 +211,19 @@ def load_parser(options: Any, decoding: Sequence[str] = ()) -> tuple[Any, dict[s
         raise UsageError("E439", "bundles work on the processor.", remedy="Leave --device out, or name a --checkpoint.")
     from assistants import runtime
 
-    path = options.bundle or _default_bundle()
+    path = _default_bundle() if options.bundle is None else _installed(options.bundle)
     parser = runtime.load(path, options.precision, 1 if options.threads is None else options.threads)
     metadata = {key: value for key, value in parser.manifest.items() if key not in ("files", "metrics")}
     return parser, {"bundle": path.name, "precision": parser.precision, **metadata}
+
+
+def _installed(bundle: Path) -> Path:
+    """The bundle's path, or where there is no such file that of the installed package of this name."""
+    from importlib.metadata import entry_points
+
+    if bundle.exists():
+        return bundle
+    return next((entry.load() for entry in entry_points(group="framefill.bundles", name=str(bundle))), bundle)
 
 
 def _default_bundle() -> Path:
