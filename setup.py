@@ -6,7 +6,10 @@ LAYERS = ("frames", "data", "parsers", "retrieval", "lightning_modules", "assist
 
 setup(
     # The bundles under models/ are the data of a package of their own, for `framefill parse` to find them when installed.
-    packages=[*find_packages(include=[pattern for name in LAYERS for pattern in (name, f"{name}.*")]), "assistants.models"],
+    packages=[
+        *find_packages(include=[pattern for name in LAYERS for pattern in (name, f"{name}.*")]),
+        "assistants.models",
+    ],
     package_dir={"assistants.models": "models"},
     package_data={"data.topv2": ["SHA256SUMS"], "assistants.models": ["README.md", "*/*"]},
     # Pretrained weights for training; together with them the wheel would be too large for an index.

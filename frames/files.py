@@ -8,7 +8,8 @@ import os
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,22 +39,34 @@ def write_text(path: Path | str, text: str) -> None:
 
 def write_bytes(path: Path | str, payload: bytes) -> None:
     """As :func:`write_text`, for bytes."""
+    with whole_file(path) as temporary:
+        temporary.write_bytes(payload)
+
+
+@contextmanager
+def whole_file(path: Path | str) -> Iterator[Path]:
+    """Yields the path of a temporary sibling that becomes ``path`` only when the block ends without an error.
+
+    Raises:
+        MachineError: an ``OSError`` inside the block (disk full, no permission); ``path`` is left as it was.
+    """
     path = Path(path)
     temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(payload)
-            stream.flush()
+        os.close(handle)
+        yield Path(temporary)
+        with open(temporary, "rb") as stream:
             os.fsync(stream.fileno())
         # mkstemp makes files private to the user; what we write is meant to be shared like any other file.
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:
+        raise machine_error(path, error) from error
+    finally:
         if temporary and os.path.exists(temporary):
             os.unlink(temporary)
-        raise machine_error(path, error) from error
 
 
 def write_json(path: Path | str, value: Any) -> None:

@@ -83,7 +83,7 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_overwrite(parser: argparse.ArgumentParser) -> None:
+def add_overwrite(parser: argparse._ActionsContainer) -> None:
     """Adds ``--overwrite``."""
     parser.add_argument(
         "--overwrite", action="store_true", help="replace output files that framefill did not write (folders never are)"
@@ -211,10 +211,19 @@ def load_parser(options: Any, decoding: Sequence[str] = ()) -> tuple[Any, dict[s
         raise UsageError("E439", "bundles work on the processor.", remedy="Leave --device out, or name a --checkpoint.")
     from assistants import runtime
 
-    path = _default_bundle() if options.bundle is None else _installed(options.bundle)
+    path = bundle_path(options)
     parser = runtime.load(path, options.precision, 1 if options.threads is None else options.threads)
     metadata = {key: value for key, value in parser.manifest.items() if key not in ("files", "metrics")}
     return parser, {"bundle": path.name, "precision": parser.precision, **metadata}
+
+
+def bundle_path(options: Any) -> Path:
+    """The bundle that the options of :func:`add_model` name: a path, an installed package, or the default.
+
+    Raises:
+        UsageError: no bundle is named, and none is installed.
+    """
+    return _default_bundle() if options.bundle is None else _installed(options.bundle)
 
 
 def _installed(bundle: Path) -> Path:

@@ -1,0 +1,242 @@
+"""A table of utterances to a table of frames, on all cores, in constant memory, and resumed after a kill.
+
+The table is cut into units of some rows. Each finished unit is a file in a hidden folder beside the output, written whole.
+A run that is killed loses the units that were being parsed; the next run with the same arguments finds the others there
+and ends with the same output as a run without a kill, for units are the same whatever was done before and by how many
+processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import wait as wait_for
+from pathlib import Path
+from typing import Any
+
+from assistants import runtime
+from assistants.bundle import Bundle
+from assistants.columns import COLUMNS, columns
+from assistants.onnx_backend import BundleParser
+from assistants.tables import Row, Table, table
+from frames.errors import MachineError, UsageError
+from frames.files import whole_file, write_json
+from frames.locks import locked
+from frames.outputs import check_output
+
+#: Rows of a unit: some seconds of work.
+ROWS = 1024
+#: File that says what the parts in its folder belong to.
+_JOB = "job.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What decides the output.
+
+    Attributes:
+        source: path of the table of utterances.
+        size: of that file, in bytes.
+        changed: when it was changed last, in nanoseconds.
+        bundle: path of the bundle.
+        digest: SHA-256 of its manifest, which holds the checksums of all other files.
+        precision: of the graphs, None for int8 where there.
+        column: that holds the utterances.
+        names: columns of the table.
+        rows: of a unit.
+        suffix: of the output.
+    """
+
+    source: str
+    size: int
+    changed: int
+    bundle: str
+    digest: str
+    precision: str | None
+    column: str
+    names: list[str]
+    rows: int
+    suffix: str
+
+
+def parse_table(
+    source: Path | str,
+    out: Path | str,
+    bundle: Path | str,
+    column: str = "utterance",
+    precision: str | None = None,
+    processes: int = 0,
+    overwrite: bool = False,
+    rows: int = ROWS,
+    progress: Callable[[int], None] = lambda rows: None,
+) -> Path:
+    """Parses a table. The output has its columns, and those of :data:`assistants.columns.COLUMNS`.
+
+    Args:
+        source: ``.parquet``, ``.csv`` or ``.jsonl``.
+        out: the same kinds; written when all rows are parsed, and whole.
+        bundle: folder or ``.zip`` written by ``framefill export``.
+        column: that holds the utterances.
+        precision: ``int8`` or ``fp32``; None takes int8 where the bundle has it.
+        processes: that parse side by side, 0 for one a core.
+        overwrite: replace a file at ``out``.
+        rows: of a unit, the most that a process loses when it is killed.
+        progress: called with the number of rows that were parsed, or found parsed by an earlier run.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        BundleError: the bundle cannot be read.
+        CorpusError: the table is damaged.
+        UsageError: a kind of file that is not known, a column that is missing or taken, or a file at ``out``.
+        MachineError: a process was killed, the disk is full, or a library is not installed. What is parsed is kept.
+    """
+    source, out = Path(source), Path(out)
+    given, written = table(source), table(out)
+    job = _job(source, out, given, Path(bundle), precision, column, rows)
+    folder = out.with_name(f".{out.name}.parts")
+    if not _is_of(folder, job):
+        check_output(out, overwrite)
+    with locked(folder):
+        _prepare(folder, job)
+        parts = []
+        with _pool(job, processes or os.cpu_count() or 1) as submit:
+            for number, unit in enumerate(given.read(source, rows)):
+                parts.append(folder / f"{number:08d}{job.suffix}")
+                if parts[-1].exists():
+                    progress(len(unit))
+                else:
+                    submit(unit, parts[-1], progress)
+        if not parts:
+            parts.append(folder / f"{0:08d}{job.suffix}")
+            written.write(parts[0], [], job.names, COLUMNS, source)
+        with whole_file(out) as temporary:
+            written.join(parts, temporary)
+        shutil.rmtree(folder)
+    return out
+
+
+def _job(source: Path, out: Path, given: Table, bundle: Path, precision: str | None, column: str, rows: int) -> Job:
+    names = given.names(source)
+    if column not in names and names:
+        raise UsageError(
+            "E551",
+            f"the table has no column {column!r}, but {', '.join(map(repr, names))}.",
+            where=str(source),
+            remedy="Name the column of the utterances with --column.",
+        )
+    if taken := [name for name in names if name in COLUMNS]:
+        raise UsageError(
+            "E552", f"the table has a column {taken[0]!r} already.", where=str(source), remedy="Rename that column."
+        )
+    about = source.stat()
+    digest = hashlib.sha256(json.dumps(Bundle(bundle).manifest["files"], sort_keys=True).encode()).hexdigest()
+    return Job(
+        str(source.resolve()), about.st_size, about.st_mtime_ns, str(bundle.resolve()), digest, precision, column, names,
+        rows, out.suffix,
+    )  # fmt: skip
+
+
+def _is_of(folder: Path, job: Job) -> bool:
+    """Whether a folder holds parts of a job."""
+    try:
+        return bool(json.loads((folder / _JOB).read_bytes()) == asdict(job))
+    except (OSError, ValueError):
+        return False
+
+
+def _prepare(folder: Path, job: Job) -> None:
+    """The folder of a job's parts, those of another job removed."""
+    if not _is_of(folder, job):
+        shutil.rmtree(folder, ignore_errors=True)
+        write_json(folder / _JOB, asdict(job))
+    for unfinished in folder.glob(".*"):
+        unfinished.unlink()
+
+
+Submit = Callable[[list[Row], Path, Callable[[int], None]], None]
+
+
+@contextmanager
+def _pool(job: Job, processes: int) -> Iterator[Submit]:
+    """Gives a function that has a unit parsed and written to a file; all are when the block ends."""
+    if processes == 1:
+        work = _Worker(job)
+        yield lambda unit, part, progress: progress(work(unit, part))
+        return
+    waiting: dict[Future[int], Callable[[int], None]] = {}
+
+    def collect(most: int) -> None:
+        """Waits until no more than so many units are on their way."""
+        while len(waiting) > most:
+            for done in wait(waiting, return_when=FIRST_COMPLETED).done:
+                waiting.pop(done)(done.result())
+
+    # Forked children would share the threads and locks of libraries that the parent has used.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, initializer=_start, initargs=(job,)) as pool:
+
+        def submit(unit: list[Row], part: Path, progress: Callable[[int], None]) -> None:
+            collect(2 * processes - 1)
+            waiting[pool.submit(_work, unit, part)] = progress
+
+        try:
+            yield submit
+            collect(0)
+        except BrokenProcessPool as error:
+            raise MachineError(
+                "E553",
+                "a process that parses was killed.",
+                remedy="Run the command again: what is parsed is kept. Give fewer --processes if memory ran out.",
+            ) from error
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+class _Worker:
+    """Parses units and writes them."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._table = table(Path(f"x{job.suffix}"))
+        self._parser: BundleParser = runtime.load(job.bundle, job.precision)
+
+    def __call__(self, unit: list[Row], part: Path) -> int:
+        """Writes the part of a unit; gives its number of rows."""
+        found = columns(self._parser, [row.get(self._job.column) for row in unit])
+        rows = [{**row, **{name: found[name][place] for name in COLUMNS}} for place, row in enumerate(unit)]
+        with whole_file(part) as temporary:
+            self._table.write(temporary, rows, self._job.names, COLUMNS, Path(self._job.source))
+        return len(rows)
+
+
+_worker: _Worker
+
+
+def _start(job: Job) -> None:
+    """Runs at the start of a process that parses."""
+    global _worker
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _worker = _Worker(job)
+
+
+def _work(unit: list[Row], part: Path) -> int:
+    return _worker(unit, part)
+
+
+def _end_with_parent() -> None:
+    """Ends this process when its parent is gone; a pool's processes would wait for work for ever after a kill."""
+    parent: Any = multiprocessing.parent_process()
+    wait_for([parent.sentinel])
+    os._exit(1)

@@ -1,0 +1,270 @@
+"""Tables on disk, read and written some rows at a time: Parquet (with pyarrow), CSV and JSON lines."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from frames.errors import CorpusError, MachineError, UsageError
+
+Row = dict[str, Any]
+
+
+class Table(ABC):
+    """A kind of file."""
+
+    @abstractmethod
+    def read(self, path: Path, rows: int) -> Iterator[list[Row]]:
+        """The rows of a file, so many at a time; the last list may be shorter.
+
+        Raises:
+            CorpusError: the file is damaged.
+        """
+
+    @abstractmethod
+    def count(self, path: Path) -> int | None:
+        """Number of rows of a file, None where that takes reading it."""
+
+    @abstractmethod
+    def names(self, path: Path) -> list[str]:
+        """Names of the columns of a file; of its first row where rows differ."""
+
+    @abstractmethod
+    def write(
+        self, path: Path, rows: Sequence[Row], names: Sequence[str], types: Mapping[str, type], like: Path
+    ) -> None:
+        """Writes a part of a table.
+
+        Args:
+            path: the file.
+            rows: values by the names of their columns.
+            names: of the columns that come from another table.
+            types: of the columns after these.
+            like: the other table.
+
+        Raises:
+            CorpusError: the rows have not these columns, or values that do not fit into one.
+        """
+
+    @abstractmethod
+    def join(self, parts: Sequence[Path], path: Path) -> None:
+        """Writes one file from its parts, holding one part in memory at most."""
+
+
+class JsonLines(Table):
+    """An object a line."""
+
+    def read(self, path: Path, rows: int) -> Iterator[list[Row]]:
+        """See :meth:`Table.read`."""
+        with open(path, encoding="utf-8") as stream:
+            lines = (self._row(path, number, line) for number, line in enumerate(stream, start=1) if line.strip())
+            while unit := list(islice(lines, rows)):
+                yield unit
+
+    def _row(self, path: Path, number: int, line: str) -> Row:
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            raise CorpusError("E543", f"this is no JSON ({error}).", where=f"{path}:{number}") from error
+        if not isinstance(value, dict):
+            raise CorpusError(
+                "E544", "this is no JSON object.", where=f"{path}:{number}", remedy='Write {"utterance": …}.'
+            )
+        return value
+
+    def count(self, path: Path) -> None:
+        """See :meth:`Table.count`."""
+        return None
+
+    def names(self, path: Path) -> list[str]:
+        """See :meth:`Table.names`."""
+        return [name for unit in islice(self.read(path, 1), 1) for row in unit for name in row]
+
+    def write(
+        self, path: Path, rows: Sequence[Row], names: Sequence[str], types: Mapping[str, type], like: Path
+    ) -> None:
+        """See :meth:`Table.write`."""
+        with open(path, "w", encoding="utf-8") as stream:
+            stream.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+
+    def join(self, parts: Sequence[Path], path: Path) -> None:
+        """See :meth:`Table.join`."""
+        with open(path, "wb") as whole:
+            for part in parts:
+                with open(part, "rb") as stream:
+                    shutil.copyfileobj(stream, whole)
+
+
+class Csv(Table):
+    """Comma-separated values, the first row being the names."""
+
+    def read(self, path: Path, rows: int) -> Iterator[list[Row]]:
+        """See :meth:`Table.read`."""
+        with open(path, encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream, strict=True)
+            try:
+                while unit := list(islice(reader, rows)):
+                    if any(None in row or None in row.values() for row in unit):
+                        raise csv.Error("a row has not as many values as there are names")
+                    yield unit
+            except (csv.Error, UnicodeDecodeError) as error:
+                raise CorpusError(
+                    "E545", f"this is no CSV in UTF-8 ({error}).", where=f"{path}:{reader.line_num}"
+                ) from error
+
+    def count(self, path: Path) -> None:
+        """See :meth:`Table.count`."""
+        return None
+
+    def names(self, path: Path) -> list[str]:
+        """See :meth:`Table.names`."""
+        with open(path, encoding="utf-8-sig", newline="") as stream:
+            return next(csv.reader(stream), [])
+
+    def write(
+        self, path: Path, rows: Sequence[Row], names: Sequence[str], types: Mapping[str, type], like: Path
+    ) -> None:
+        """See :meth:`Table.write`."""
+        with open(path, "w", encoding="utf-8", newline="") as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow([*names, *types])
+            writer.writerows(
+                [_cell(row.get(name)) for name in (*names, *types)] for row in _same_columns(rows, names, types)
+            )
+
+    def join(self, parts: Sequence[Path], path: Path) -> None:
+        """See :meth:`Table.join`."""
+        with open(path, "wb") as whole:
+            for place, part in enumerate(parts):
+                with open(part, "rb") as stream:
+                    if place:
+                        self._skip_names(stream)
+                    shutil.copyfileobj(stream, whole)
+
+    @staticmethod
+    def _skip_names(stream: Any) -> None:
+        """Passes over the first row, whose names may hold line breaks."""
+        line = stream.readline()
+        while line.count(b'"') % 2:
+            line += stream.readline()
+
+
+class Parquet(Table):
+    """Apache Parquet, with pyarrow (extra ``bulk``)."""
+
+    def __init__(self) -> None:
+        try:
+            import pyarrow
+            import pyarrow.parquet
+        except ImportError as error:
+            raise MachineError(
+                "E546", "pyarrow, which reads Parquet, is not installed.", remedy="pip install 'framefill[bulk]'"
+            ) from error
+        self._arrow, self._parquet = pyarrow, pyarrow.parquet
+
+    def _open(self, path: Path) -> Any:
+        try:
+            return self._parquet.ParquetFile(path)
+        except self._arrow.ArrowInvalid as error:
+            raise CorpusError("E547", f"this is no Parquet file ({error}).", where=str(path)) from error
+
+    def read(self, path: Path, rows: int) -> Iterator[list[Row]]:
+        """See :meth:`Table.read`."""
+        with self._open(path) as file:
+            # Batches end with row groups, units do not: they are the same however the file was written.
+            waiting: list[Row] = []
+            for batch in file.iter_batches(rows):
+                waiting += batch.to_pylist()
+                while len(waiting) >= rows:
+                    yield waiting[:rows]
+                    del waiting[:rows]
+            if waiting:
+                yield waiting
+
+    def count(self, path: Path) -> int:
+        """See :meth:`Table.count`."""
+        with self._open(path) as file:
+            return int(file.metadata.num_rows)
+
+    def names(self, path: Path) -> list[str]:
+        """See :meth:`Table.names`."""
+        with self._open(path) as file:
+            return list(file.schema_arrow.names)
+
+    def write(
+        self, path: Path, rows: Sequence[Row], names: Sequence[str], types: Mapping[str, type], like: Path
+    ) -> None:
+        """See :meth:`Table.write`. Columns of another Parquet file keep their types."""
+        arrow = self._arrow
+        kinds = {str: arrow.string(), float: arrow.float64(), bool: arrow.bool_()}
+        schema: Any = None
+        if like.suffix == ".parquet":
+            with self._open(like) as file:
+                schema = file.schema_arrow.remove_metadata()
+        rows = _same_columns(rows, names, types)
+        try:
+            columns = {
+                name: arrow.array([row.get(name) for row in rows], schema and schema.field(name).type) for name in names
+            }
+        except (arrow.ArrowInvalid, arrow.ArrowTypeError) as error:
+            raise CorpusError(
+                "E550",
+                f"a column holds values of several kinds ({error}).",
+                where=str(like),
+                remedy="Write JSON lines.",
+            ) from error
+        for name, kind in types.items():
+            columns[name] = arrow.array([row.get(name) for row in rows], kinds[kind])
+        self._parquet.write_table(arrow.table(columns), path)
+
+    def join(self, parts: Sequence[Path], path: Path) -> None:
+        """See :meth:`Table.join`."""
+        schemas = [self._parquet.read_schema(part) for part in parts]
+        schema = self._arrow.unify_schemas(schemas, promote_options="permissive")
+        with self._parquet.ParquetWriter(path, schema) as writer:
+            for part in parts:
+                writer.write_table(self._parquet.read_table(part).cast(schema))
+
+
+#: Kinds of file by their suffix.
+KINDS: dict[str, type[Table]] = {".parquet": Parquet, ".csv": Csv, ".jsonl": JsonLines}
+
+
+def table(path: Path) -> Table:
+    """The kind of a file by its name.
+
+    Raises:
+        UsageError: another suffix.
+        MachineError: pyarrow is wanted and not installed.
+    """
+    if path.suffix not in KINDS:
+        raise UsageError(
+            "E548",
+            f"the kind of table is not known by {path.suffix!r}.",
+            where=str(path),
+            remedy=f"Name it *{', *'.join(KINDS)}.",
+        )
+    return KINDS[path.suffix]()
+
+
+def _same_columns(rows: Sequence[Row], names: Sequence[str], types: Mapping[str, type]) -> Sequence[Row]:
+    """The rows, none of which has another column: JSON lines might."""
+    for row in rows:
+        if unknown := row.keys() - {*names, *types}:
+            raise CorpusError(
+                "E549",
+                f"a row has the column {min(unknown)!r}, which the first row has not.",
+                remedy="Write JSON lines.",
+            )
+    return rows
+
+
+def _cell(value: Any) -> Any:
+    """A value of a CSV cell; what CSV cannot hold is JSON."""
+    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else value

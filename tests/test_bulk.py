@@ -1,0 +1,234 @@
+"""Tables of utterances: kinds of file, the same output after a kill, engines of others."""
+
+import csv
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from assistants.bulk import parse_table
+from assistants.columns import COLUMNS
+from assistants.tables import KINDS
+from assistants.transforms import ParseBatch, spark_transform
+from frames.errors import BundleError, CorpusError, MachineError, UsageError
+from scripts.cli import main
+from tests.training import environment
+
+UTTERANCES = [
+    "wake me at 6",
+    'remind me to call "mum", at 6',
+    "",
+    "play some jazz",
+    "é\nwhat is the weather",
+    "wake me at 7",
+]
+
+
+@pytest.fixture(scope="module")
+def small(repository: Path) -> Path:
+    """The smallest bundle."""
+    return repository / "models" / "conv-nar-topv2"
+
+
+def rows_of(path: Path) -> list[dict]:
+    return [row for unit in KINDS[path.suffix]().read(path, 100) for row in unit]
+
+
+def written(folder: Path, suffix: str, utterances: list) -> Path:
+    """A table of utterances with a number each."""
+    path = folder / f"in{suffix}"
+    rows = [{"number": number, "utterance": text} for number, text in enumerate(utterances)]
+    KINDS[suffix]().write(path, rows, ["number", "utterance"], {}, path.with_suffix(".none"))
+    return path
+
+
+@pytest.mark.parametrize("given", sorted(KINDS))
+@pytest.mark.parametrize("wanted", sorted(KINDS))
+def test_every_kind_of_table_becomes_every_other(given: str, wanted: str, small: Path, tmp_path: Path):
+    source, out = written(tmp_path, given, UTTERANCES), tmp_path / f"out{wanted}"
+    seen: list[int] = []
+    parse_table(source, out, small, processes=1, rows=4, progress=seen.append)
+    rows = rows_of(out)
+    assert seen == [4, 2] and list(rows[0]) == ["number", "utterance", *COLUMNS]
+    assert [row["utterance"] for row in rows] == UTTERANCES
+    assert [int(row["number"]) for row in rows] == list(range(6))
+    assert rows[0]["frame"] == "[IN:CREATE_ALARM [SL:DATE_TIME at 6 ] ]" and float(rows[0]["score"]) < 0
+    assert json.loads(rows[0]["tree"])["children"][0]["children"] == [{"start": 8, "end": 12, "text": "at 6"}]
+    assert [row["error"] or None for row in rows] == [None, None, "E410", None, None, None]
+    assert not rows[2]["frame"] and not rows[2]["score"]
+    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.endswith(".lock")) == sorted(
+        [source.name, out.name]
+    )
+
+
+def test_types_of_parquet_columns_stay(small: Path, tmp_path: Path):
+    arrow = pytest.importorskip("pyarrow")
+    import pyarrow.parquet
+
+    table = arrow.table(
+        {
+            "when": arrow.array([1, 2, None], arrow.timestamp("ns", "UTC")),
+            "tags": arrow.array([["a"], None, []], arrow.list_(arrow.string())),
+            "utterance": arrow.array(["wake me at 6", None, "x"], arrow.large_string()),
+        }
+    )
+    pyarrow.parquet.write_table(table, tmp_path / "in.parquet", row_group_size=1)
+    parse_table(tmp_path / "in.parquet", tmp_path / "out.parquet", small, processes=1, rows=2)
+    found = pyarrow.parquet.read_table(tmp_path / "out.parquet")
+    assert found.select(table.column_names).equals(table)
+    assert found["error"].to_pylist() == [None, "E454", None]
+
+
+def test_processes_change_nothing(small: Path, tmp_path: Path):
+    source = written(tmp_path, ".jsonl", UTTERANCES * 5)
+    one = parse_table(source, tmp_path / "one.jsonl", small, processes=1, rows=7)
+    two = parse_table(source, tmp_path / "two.jsonl", small, processes=2, rows=7)
+    assert one.read_bytes() == two.read_bytes()
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(small: Path, repository: Path, tmp_path: Path):
+    suffix = ".parquet"
+    source, out = (
+        written(tmp_path, suffix, [f"wake me at {n} {'pm' * (n % 2)}" for n in range(240)]),
+        tmp_path / f"out{suffix}",
+    )
+    whole = parse_table(source, tmp_path / f"whole{suffix}", small, processes=1, rows=4)
+    code = (
+        "import sys; from pathlib import Path; from assistants.bulk import parse_table\n"
+        "if __name__ == '__main__': parse_table(*map(Path, sys.argv[1:4]), processes=2, rows=4)\n"
+    )
+    script = tmp_path / "job.py"
+    script.write_text(code)
+    command = [sys.executable, str(script), str(source), str(out), str(small)]
+    process = subprocess.Popen(command, env=environment(repository), start_new_session=True)
+    parts = tmp_path / f".{out.name}.parts"
+    deadline = time.monotonic() + 60
+    while len(list(parts.glob("0*"))) < 3:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    while alive(process.pid):
+        assert time.monotonic() < deadline, "processes that parse outlive their parent"
+        time.sleep(0.01)
+    kept = {part.name: (part.stat().st_mtime_ns, digest(part)) for part in parts.glob("0*")}
+    assert not out.exists() and 3 <= len(kept) < 60
+    seen: list[int] = []
+
+    def progress(rows: int) -> None:
+        seen.append(rows)
+        assert all((parts / name).stat().st_mtime_ns == changed for name, (changed, _) in kept.items())
+
+    parse_table(source, out, small, processes=1, rows=4, progress=progress)
+    assert sum(seen) == 240 and out.read_bytes() == whole.read_bytes()
+    assert not parts.exists()
+
+
+def alive(group: int) -> bool:
+    """Whether a process of the group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_parts_of_another_job_are_not_used(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    source, out = written(tmp_path, ".jsonl", ["wake me at 6"] * 3), tmp_path / "out.jsonl"
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        parse_table(source, out, small, processes=1, rows=1, progress=stop)
+    assert [part.name for part in (tmp_path / ".out.jsonl.parts").glob("0*")] == ["00000000.jsonl"]
+    source.write_text('{"utterance": "play queen"}\n')
+    parse_table(source, out, small, processes=1, rows=1)
+    assert [row["utterance"] for row in rows_of(out)] == ["play queen"]
+
+
+def test_a_process_that_is_killed_is_told(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    source = written(tmp_path, ".jsonl", ["wake me at 6"] * 3)
+    monkeypatch.setattr("assistants.bulk._start", kill_itself)
+    with pytest.raises(MachineError, match="E553"):
+        parse_table(source, tmp_path / "out.jsonl", small, processes=2)
+
+
+def kill_itself(job: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_tables_that_are_refused(small: Path, tmp_path: Path):
+    def parse(content: str, name: str = "in.jsonl", out: str = "out.jsonl", **options):
+        (tmp_path / name).write_text(content)
+        parse_table(tmp_path / name, tmp_path / out, small, processes=1, **options)
+
+    good = '{"utterance": "wake me at 6"}\n'
+    for code, content, name, out, options in [
+        ("E543", "{\n", "in.jsonl", "out.jsonl", {}),
+        ("E544", "[]\n", "in.jsonl", "out.jsonl", {}),
+        ("E545", 'utterance\n"a\n', "in.csv", "out.csv", {}),
+        ("E545", "utterance,b\na\n", "in.csv", "out.csv", {}),
+        ("E545", "utterance\na,b\n", "in.csv", "out.csv", {}),
+        ("E547", "no parquet", "in.parquet", "out.csv", {}),
+        ("E549", good + '{"utterance": "x", "b": 1}\n', "in.jsonl", "out.csv", {}),
+        ("E550", '{"utterance": "x", "b": 1}\n{"utterance": "x", "b": "c"}\n', "in.jsonl", "out.parquet", {}),
+        ("E551", good, "in.jsonl", "out.jsonl", {"column": "text"}),
+        ("E552", '{"utterance": "x", "frame": 1}\n', "in.jsonl", "out.jsonl", {}),
+        ("E548", good, "in.tsv", "out.jsonl", {}),
+        ("E548", good, "in.jsonl", "out", {}),
+        ("E450", good, "in.jsonl", "in.jsonl", {}),
+    ]:
+        with pytest.raises((UsageError, CorpusError), match=code):
+            parse(content, name, out, **options)
+    with pytest.raises(BundleError, match="E320"):
+        parse_table(tmp_path / "in.jsonl", tmp_path / "out.jsonl", tmp_path / "none")
+    assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize("suffix", sorted(KINDS))
+def test_a_table_without_rows(suffix: str, small: Path, tmp_path: Path):
+    source = written(tmp_path, suffix, [])
+    out = parse_table(source, tmp_path / f"out{suffix}", small, processes=1)
+    assert rows_of(out) == []
+    if suffix != ".jsonl":
+        assert KINDS[suffix]().names(out) == ["number", "utterance", *COLUMNS]
+
+
+def test_the_command(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    source, out = written(tmp_path, ".csv", UTTERANCES), tmp_path / "out.csv"
+    words = ["parse", "--in", str(source), "--out", str(out), "--bundle", str(small), "--processes", "1"]
+    assert main(words) == 0
+    assert len(list(csv.reader(out.open(newline="")))) == 7
+    assert main(words) == 2 and "E450" in capsys.readouterr().err
+    assert main([*words, "--overwrite"]) == 0
+    assert main([*words, "--tree"]) == 2 and "E554" in capsys.readouterr().err
+    assert main(words[:3]) == 2 and "E554" in capsys.readouterr().err
+
+
+def test_engines_of_others_get_the_same_columns(small: Path, tmp_path: Path):
+    import pandas as pd
+
+    source = written(tmp_path, ".jsonl", UTTERANCES)
+    rows = rows_of(parse_table(source, tmp_path / "out.jsonl", small, processes=1))
+    batch = {"number": np.arange(6), "utterance": np.array(UTTERANCES, dtype=object)}
+    by_ray = ParseBatch(small)(batch)
+    frames = [pd.DataFrame(batch)[:4], pd.DataFrame(batch)[4:]]
+    by_spark = pd.concat(spark_transform(small)(iter(frames)))
+    for found in (by_ray, by_spark):
+        assert list(found) == ["number", "utterance", *COLUMNS]
+        for name in ("frame", "tree", "error"):
+            # Newer versions of pandas have NaN in place of None.
+            assert [None if pd.isna(value) else value for value in found[name]] == [row[name] for row in rows]
+        assert found["score"].dtype == np.float64 and np.isnan(found["probability"]).all()
