@@ -33,7 +33,7 @@ def closure(roots: Sequence[str], root: Path = ROOT, packages: frozenset[str] = 
     Raises:
         ImportError: a module is missing.
     """
-    finder = _Finder(root, packages)
+    finder: Any = _Finder(root, packages)  # its attributes are missing in the type stubs
     for name in roots:
         finder.import_hook(name)
     missing = [name for name in finder.badmodules if name.partition(".")[0] in packages]
@@ -51,13 +51,13 @@ class _Finder(ModuleFinder):
         super().__init__(path=[str(root)])
         self._packages = packages
 
-    def import_hook(self, name: str, caller: Any = None, fromlist: Sequence[str] | None = None, level: int = -1) -> Any:
+    def import_hook(self, name: str, caller: Any = None, fromlist: list[str] | None = None, level: int = -1) -> Any:
         if level > 0 or name.partition(".")[0] in self._packages:
             return super().import_hook(name, caller, fromlist, level)
         return None
 
 
-def _defines(finder: ModuleFinder, module: str, name: str) -> bool:
+def _defines(finder: Any, module: str, name: str) -> bool:
     found = finder.modules.get(module)
     return found is not None and name in found.globalnames
 

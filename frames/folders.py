@@ -6,6 +6,7 @@ program's and describes the folder exactly; anything else in it is somebody's ow
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
@@ -111,8 +112,9 @@ def whole_folder(path: Path | str) -> Iterator[Path]:
         UsageError: see :func:`check_replaceable`, which is asked before the block and again after it.
         MachineError: an ``OSError`` inside the block (disk full, no permission).
     """
-    check_replaceable(path)
     target = Path(path).resolve()
+    _put_back(target)
+    check_replaceable(path)
     staging: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -126,6 +128,14 @@ def whole_folder(path: Path | str) -> Iterator[Path]:
     finally:
         if staging is not None and staging.exists():
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def _put_back(target: Path) -> None:
+    """Undoes an exchange that a kill cut off halfway: the folder that was there is there again."""
+    for retired in target.parent.glob(f".{glob.escape(target.name)}.old.*"):
+        if not target.exists() and (retired / "old").is_dir():
+            os.rename(retired / "old", target)
+            retired.rmdir()
 
 
 def _exchange(staging: Path, target: Path) -> None:
