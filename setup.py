@@ -11,7 +11,12 @@ setup(
         "assistants.models",
     ],
     package_dir={"assistants.models": "models"},
-    package_data={"data.topv2": ["SHA256SUMS"], "assistants.models": ["README.md", "*/*"]},
+    package_data={
+        "data": ["*.tsv"],
+        "data.topv2": ["SHA256SUMS"],
+        "assistants.models": ["README.md", "*/*"],
+        "assistants.serving": ["static/*"],
+    },
     # Pretrained weights for training; together with them the wheel would be too large for an index.
     exclude_package_data={"assistants.models": ["weights/*"]},
 )

@@ -15,14 +15,16 @@ const MASKED = -1n; // a target position whose token the decoder does not see
 export async function load(folder) {
   const json = async (name) => JSON.parse(await readFile(join(folder, name), "utf8"));
   const manifest = await json("manifest.json");
-  if (manifest.form !== "span" || manifest.decoding.rescored || manifest.scenarios) {
-    throw new Error(`a bundle of kind ${manifest.parser} needs the Python runtime; a conv NAR bundle in the span form is read here`);
+  const { num_rescored: rescored = manifest.decoding.rescored } = manifest.decoding; // older bundles have the other name
+  if (manifest.form !== "span" || rescored || manifest.scenarios) {
+    throw new Error(`a bundle of kind ${manifest.parser} needs the Python runtime; conv NAR in the span form is read here`);
   }
   const suffix = "encoder.int8.onnx" in manifest.files ? ".int8.onnx" : ".onnx";
   const options = { intraOpNumThreads: 1, interOpNumThreads: 1, logSeverityLevel: 3, enableCpuMemArena: false };
   const open = (name) => ort.InferenceSession.create(join(folder, name + suffix), options);
   const [encoder, decoder] = await Promise.all([open("encoder"), open("decoder")]);
-  return new Parser(manifest.decoding, new Tokenizer(await json("tokenizer.json")), new Grammar(await json("ontology.json")), encoder, decoder);
+  const tokenizer = new Tokenizer(await json("tokenizer.json"));
+  return new Parser(manifest.decoding, tokenizer, new Grammar(await json("ontology.json")), encoder, decoder);
 }
 
 export class Parser {
