@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from frames.errors import FramefillError, MachineError
-from scripts.commands import bank, bench, calibrate, data, evaluate, export, fit, parse, weights
+from scripts.commands import bank, bench, calibrate, data, evaluate, export, fit, parse, serve, weights
 
 #: In the order of ``framefill --help``.
-COMMANDS = (fit, evaluate, parse, export, weights, calibrate, bank, bench, data)
+COMMANDS = (fit, evaluate, parse, serve, export, weights, calibrate, bank, bench, data)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -208,13 +208,18 @@ def load_parser(options: Any, decoding: Sequence[str] = ()) -> tuple[Any, dict[s
         raise UsageError("E439", "bundles work on the processor.", remedy="Leave --device out, or name a --checkpoint.")
     from assistants import runtime
 
-    path = options.bundle or _default_bundle()
+    path = options.bundle or default_bundle()
     parser = runtime.load(path, options.precision, 1 if options.threads is None else options.threads)
     metadata = {key: value for key, value in parser.manifest.items() if key not in ("files", "metrics")}
     return parser, {"bundle": path.name, "precision": parser.precision, **metadata}
 
 
-def _default_bundle() -> Path:
+def default_bundle() -> Path:
+    """The most accurate of the bundles that come with framefill.
+
+    Raises:
+        UsageError: none is installed.
+    """
     from assistants.bundle import most_accurate
 
     path = most_accurate(MODELS)
