@@ -12,7 +12,7 @@ import torch
 
 from data.topv2.reader import HEADER, read_split, write_file
 from frames.errors import BundleError, CorpusError, FramefillError, UsageError
-from lightning_modules import cli
+from lightning_modules import cli, datamodule
 from lightning_modules.conv_nar import ConvNARModule
 from lightning_modules.datamodule import TOPv2DataModule
 from lightning_modules.nar import NAROptimizationConfig
@@ -180,6 +180,48 @@ def test_sigterm_leaves_a_checkpoint_and_its_status(train, monkeypatch: pytest.M
     train("--run=ended", "--resume=true", *arguments)
     one, other = last("whole")["state_dict"], last("ended")["state_dict"]
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+AVERAGED = (
+    '--trainer.callbacks=[{"class_path": "pytorch_lightning.callbacks.EMAWeightAveraging", '
+    '"init_args": {"decay": 0.5, "use_buffers": false}}]'
+)
+
+
+def test_sigterm_in_a_validation_loses_nothing(train, monkeypatch: pytest.MonkeyPatch):
+    arguments = ("--trainer.max_epochs=4", "--checkpoint_every=3", AVERAGED)
+    validated: list[int] = []
+    ends_at: int | None = None
+    step, stream = ParserModule.validation_step, datamodule.RowStream
+    # Three batches a validation, so that one can end within.
+    monkeypatch.setattr(datamodule, "RowStream", lambda rows, chunk, *world: stream(rows, 4, *world))
+
+    def terminated(self: ParserModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0:
+            validated.append(self.global_step)
+        if self.global_step == ends_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        step(self, batch, batch_idx)
+
+    monkeypatch.setattr(ParserModule, "validation_step", terminated)
+    train("--run=whole", *arguments)
+    assert validated == [8, 16]
+    # Within the first validation, and within the last, after which nothing is trained.
+    for ends_at in (8, 16):
+        validated.clear()
+        with pytest.raises(SystemExit) as ended:
+            train("--run=ended", "--resume=true", *arguments)
+        assert ended.value.code == 143
+        assert last("ended")["global_step"] == ends_at
+        assert validated == ([8] if ends_at == 8 else [8, 16])
+    ends_at = None
+    validated.clear()
+    train("--run=ended", "--resume=true", *arguments)
+    assert validated == [16]
+    for name in ("last.ckpt", "best.ckpt"):
+        one, other = (torch.load(Path("runs") / run / name, weights_only=True) for run in ("whole", "ended"))
+        for part in ("state_dict", "current_model_state"):
+            assert all(torch.equal(one[part][key], other[part][key]) for key in one[part])
 
 
 @pytest.mark.parametrize(
