@@ -256,7 +256,7 @@ def test_contradictory_rows_are_counted_at_the_start(rows: Path, tmp_path: Path,
     path.write_text(path.read_text() + "\n".join(more) + "\n")
     train("--run=c", "--trainer.fast_dev_run=true", root=root)
     said = capsys.readouterr().out
-    assert "training on 57 rows" in said and "\n2 utterance(s) have rows with different frames" in said
+    assert "training on 57 rows" in said and "at most one can be learned: 2 utterances (5 rows)" in said
 
 
 @pytest.mark.parametrize(
@@ -276,6 +276,20 @@ def test_wrong_options_are_answered_in_a_line(words: list[str], said: str, train
     with pytest.raises(UsageError, match=said) as error:
         train(*words)
     assert len(str(error.value).splitlines()) == 1 and len(str(error.value)) < 250
+
+
+@pytest.mark.parametrize(
+    "words, code", [(["--data.root=nowhere"], "E202"), (["--data.eval_split=nothing"], "E203"), ([], "E201")]
+)
+def test_remedies_name_the_options_of_the_command(words, code, config: str, rows: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["framefill"])
+    monkeypatch.delenv("TOPV2_DIR", raising=False)
+    root = ["--data.root", str(rows)] if code == "E203" else []
+    with pytest.raises(CorpusError, match=code) as error:
+        cli.fit(["--config", config, *root, *words])
+    assert "--data-root" not in str(error.value)
+    assert ("--data.root" in str(error.value)) == (code != "E203")
 
 
 def test_what_a_training_needs_is_said():
