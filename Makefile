@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The plain package; a wider range would let pip take a build with gigabytes of CUDA.
 TORCH := torch==2.13.0
+# Thousands of files that nothing here imports need no compiling; Python compiles the others when it imports them.
 .PHONY: install demo test lint clean
 
 $(BIN)/framefill: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile $(TORCH)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 install: $(BIN)/framefill

@@ -4,12 +4,17 @@
 >>> Frame.parse("[IN:CREATE_ALARM Wake me [SL:DATE_TIME at 6 ] ]").scenario()
 '[IN:CREATE_ALARM [SL:DATE_TIME ] ]'
 
-Loads neither torch nor transformers, and knows no corpus.
+Loads neither torch nor transformers, and knows no corpus. Names are imported when they are first asked for, so that
+``framefill --help``, which needs the errors alone, answers at once.
 """
 
-from frames.errors import BundleError, CorpusError, FrameError, FramefillError, MachineError, UsageError
-from frames.frame import Frame
-from frames.nodes import Intent, Slot, Span
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from frames.errors import BundleError, CorpusError, FrameError, FramefillError, MachineError, UsageError
+    from frames.frame import Frame
+    from frames.nodes import Intent, Slot, Span
 
 __all__ = [
     "BundleError",
@@ -23,3 +28,12 @@ __all__ = [
     "Span",
     "UsageError",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = {"Frame": "frames.frame"}.get(
+        name, "frames.nodes" if name in ("Intent", "Slot", "Span") else "frames.errors"
+    )
+    return getattr(import_module(module), name)

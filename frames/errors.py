@@ -9,7 +9,8 @@ plain ``ValueError``, as of any function; what reads the config file reports it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Self
 
@@ -35,6 +36,15 @@ class FramefillError(ValueError):
         """The same error at this place."""
         return type(self)(self.code, self.what, where=where, remedy=self.remedy)
 
+    def naming(self, options: Mapping[str, str]) -> Self:
+        """The same error for a command that has other names for some options.
+
+        Args:
+            options: this command's name of an option by its name in the message, such as ``--data-root``.
+        """
+        remedy = re.sub(r"--[\w.-]*\w", lambda found: options.get(found[0], found[0]), self.remedy)
+        return type(self)(self.code, self.what, where=self.where, remedy=remedy)
+
 
 class FrameError(FramefillError):
     """A malformed tree, or a frame that does not fit its utterance or ontology."""
@@ -46,6 +56,10 @@ class CorpusError(FramefillError):
 
 class BundleError(FramefillError):
     """An exported bundle or checkpoint that is missing, corrupted or of another format version."""
+
+
+class FramefillWarning(UserWarning):
+    """Something about the input that the user should know, and that does not stop the work."""
 
 
 class UsageError(FramefillError):

@@ -49,7 +49,7 @@ class Frame:
             end = span.end
 
     @classmethod
-    def parse(cls, text: str, utterance: str | None = None, where: str = "") -> Frame:
+    def parse(cls, text: str, utterance: str | None = None, where: str = "", leftmost: bool = False) -> Frame:
         """Reads a bracketed string.
 
         Args:
@@ -59,11 +59,12 @@ class Frame:
                 decoupled, and the texts of its slots stand in the utterance in their order in one way only.
                 Without one, the words of ``text`` joined by single spaces serve as the utterance.
             where: file and line for error messages.
+            leftmost: take the leftmost places where a decoupled frame's slots may stand at several.
 
         Raises:
             FrameError: unbalanced brackets, a malformed label, a slot under a slot, an intent under an intent,
                 text outside the root, words that the utterance does not have, or a decoupled frame whose slots' text it
-                has at several places.
+                has at several places, unless ``leftmost``.
         """
         words: list[str] = []
         stack: list[tuple[str, str, list[Any]]] = []
@@ -142,7 +143,7 @@ class Frame:
         if root is None:
             raise FrameError("E110", "the frame is empty.", where=where, remedy="Write at least [IN:LABEL ].")
         read = " ".join(words)
-        return cls(root, read) if utterance is None else cls(_over(root, read, utterance, where), utterance)
+        return cls(root, read) if utterance is None else cls(_over(root, read, utterance, where, leftmost), utterance)
 
     def __str__(self) -> str:
         """The bracketed string, the inverse of :meth:`parse` up to the whitespace between words; see there for escapes."""
@@ -219,7 +220,7 @@ class Frame:
         return render.html(self.root, self.utterance)
 
 
-def _over(root: Intent, words: str, utterance: str, where: str) -> Intent:
+def _over(root: Intent, words: str, utterance: str, where: str, leftmost: bool) -> Intent:
     """A tree over its own words, over the utterance that holds them."""
     leaves = [words[span.start : span.end] for span in spans(root)]
     if decouple(root) != root or "".join(words.split()) == "".join(utterance.split()):
@@ -235,7 +236,7 @@ def _over(root: Intent, words: str, utterance: str, where: str) -> Intent:
             where=where,
             remedy="The words of the frame must be those of the utterance, in order; whitespace may differ.",
         )
-    if doubtful is not None:
+    if doubtful is not None and not leftmost:
         raise FrameError(
             "E114",
             f"{leaves[doubtful]!r} stands more than once in the utterance, and the frame does not tell which is meant.",

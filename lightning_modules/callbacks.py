@@ -9,6 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
@@ -29,6 +30,9 @@ class StartMessage(Callback):
 class LastCheckpoint(ModelCheckpoint):
     """Writes ``last.ckpt`` every so many steps, at least once an epoch, and when the process is asked to end (SIGTERM).
 
+    It is also written before each validation, which may take long: a training that ends within one is resumed at its
+    beginning. A checkpoint of the step before would be resumed after it, with no figure for that validation.
+
     Args:
         folder: of the run.
         every: steps between two checkpoints.
@@ -40,6 +44,7 @@ class LastCheckpoint(ModelCheckpoint):
             dirpath=folder, filename="last", every_n_train_steps=every, save_top_k=1, enable_version_counter=False
         )
         self._every, self._stale = every, stale
+        self._before_validation = False
 
     @property
     def state_key(self) -> str:
@@ -61,8 +66,30 @@ class LastCheckpoint(ModelCheckpoint):
         """Saves when it is time, or when Lightning is about to end the training because of a SIGTERM."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if trainer.received_sigterm and self._last_global_step_saved != trainer.global_step:
-            assert self.dirpath is not None
-            trainer.save_checkpoint(Path(self.dirpath) / "last.ckpt")
+            self._save(trainer)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Saves before averaged parameters take the place of those in training."""
+        super().on_validation_start(trainer, pl_module)
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._before_validation = True
+            try:
+                self._save(trainer)
+            finally:
+                self._before_validation = False
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Marks the validation as begun; Lightning goes back to the start of one that ended in its first batch."""
+        if self._before_validation:
+            begun = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
+            progress.update(total=dict(begun), current=dict(begun), is_last_batch=False)
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        assert self.dirpath is not None
+        trainer.save_checkpoint(Path(self.dirpath) / "last.ckpt")
 
 
 class RandomState(Callback):

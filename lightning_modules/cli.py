@@ -37,6 +37,8 @@ TRAINER_DEFAULTS = {
     "num_sanity_val_steps": 0,
     "use_distributed_sampler": False,
 }
+#: Names that options of other commands have here; remedies of errors name the others'.
+OPTIONS = {"--data-root": "--data.root", "--domains": "--data.domains"}
 #: Beginnings of what Lightning says at every start that helps nobody.
 NOISE = ("💡", "Checkpoint directory", "Seed set to")
 #: Beginnings of the lines that jsonargparse wraps around what is wrong with an option.
@@ -282,6 +284,8 @@ def fit(arguments: list[str]) -> None:
     _quiet()
     try:
         FrameFillCLI()
+    except FramefillError as error:
+        raise error.naming(OPTIONS) from error
     except SIGTERMException:
         print("framefill: ended by SIGTERM; continue with --resume true", file=sys.stderr)
         sys.exit(TERMINATED)

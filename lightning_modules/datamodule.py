@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from data.topv2.contradictions import contradictory
+from data.topv2.contradictions import contradictory, counted
 from data.topv2.reader import Example, corpus_checksum, data_root, read_split
 from data.training.augment import swap_values
 from data.training.batches import BatchStream, EncodedCorpus
@@ -93,8 +93,7 @@ class TOPv2DataModule(pl.LightningDataModule):
         form: linearization, ``span`` (two endpoints a leaf) or ``index`` (a pointer a piece).
         pretrained: cut pieces as this encoder does (hub name, local folder, or ``minilm``); None trains SentencePiece
             on the training utterances.
-        vocabulary: SentencePiece pieces to train.
-        lowercase: fold case before SentencePiece.
+        vocabulary: SentencePiece pieces to train; they do not tell upper from lower case.
         bank: whether to make a scenario bank of the training rows, as parsers need that retrieve.
         bank_splits: further splits whose scenarios, but not rows, are known: supervision that costs no utterance.
         without_intents: intents whose rows are not trained on, to measure what is added later by text alone.
@@ -118,7 +117,6 @@ class TOPv2DataModule(pl.LightningDataModule):
         form: Form = "span",
         pretrained: str | None = None,
         vocabulary: int = 6000,
-        lowercase: bool = True,
         bank: bool = False,
         bank_splits: list[str] | None = None,
         without_intents: list[str] | None = None,
@@ -150,7 +148,7 @@ class TOPv2DataModule(pl.LightningDataModule):
         self.train_corpus: EncodedCorpus | None = None
         self.eval_examples: list[Example] = []
         self.trained_on: set[tuple[str, str]] = set()
-        self.contradictions = 0
+        self.contradictions: list[list[Example]] = []
         self.checksum = ""
         self._longest: list[tuple[int, Example]] = []
         self._stream: BatchStream | None = None
@@ -201,7 +199,7 @@ class TOPv2DataModule(pl.LightningDataModule):
         self.eval_examples = examples if h.validation_rows is None else sample_rows(examples, h.validation_rows)
         self.checksum = corpus_checksum(root, h.train_split, h.domains)
         self.trained_on = {(example.domain, example.utterance) for example in train}
-        self.contradictions = len(contradictory(train))
+        self.contradictions = contradictory(train)
         return train
 
     def _make_tokenizer(self, train: Sequence[Example], started: Assets | None) -> PieceTokenizer:
@@ -211,7 +209,7 @@ class TOPv2DataModule(pl.LightningDataModule):
             return started.tokenizer
         if h.pretrained is not None:
             return PieceTokenizer.from_pretrained(h.pretrained)
-        return PieceTokenizer.train_sentencepiece([example.utterance for example in train], h.vocabulary, h.lowercase)
+        return PieceTokenizer.train_sentencepiece([example.utterance for example in train], h.vocabulary)
 
     def _augment(self, train: list[Example]) -> tuple[list[Example], list[int]]:
         """The rows followed by their variants, and how many variants each row has."""
@@ -296,10 +294,7 @@ class TOPv2DataModule(pl.LightningDataModule):
             f"and {len(ontology.slots)} slots; validating on {len(self.eval_examples):,} rows"
         )
         if self.contradictions:
-            line += (
-                f"\n{self.contradictions:,} utterance(s) have rows with different frames, of which at most one can be "
-                "learned"
-            )
+            line += f"\nrows with different frames, of which at most one can be learned: {counted(self.contradictions)}"
         return line
 
     def reported_examples(self) -> list[Example]:

@@ -23,6 +23,11 @@ from parsers.nar import MASKED, DecodingConfig, NonAutoregressiveParser
 from parsers.nar_model import NARConfig, NARModel
 from parsers.torch_backend import TorchBackend
 
+#: Size of the noise on the embeddings that R3F adds.
+R3F_NOISE = 1e-5
+#: Share of the loss that is the divergence from the teacher, where there is one.
+TEACHER_SHARE = 0.5
+
 
 @dataclass
 class NAROptimizationConfig(OptimizationConfig):
@@ -33,20 +38,14 @@ class NAROptimizationConfig(OptimizationConfig):
         length_smoothing: label smoothing of the length loss (paper: 0.39).
         r3f_weight: weight of the divergence between what is predicted with and without noise on the embeddings
             (R3F, Aghajanyan et al. 2020b), 0 to leave it out; it costs a second pass.
-        r3f_noise: size of that noise.
         teacher: checkpoint of any kind of parser, with the same pieces, labels and form, whose distributions over
             tokens (and lengths, if it predicts them) are learned beside the gold targets (Hinton et al. 2015).
-        teacher_weight: share of the loss that is the divergence from the teacher.
-        rescoring_loss_weight: weight of the rescorer's token loss, where the model has one.
     """
 
     length_loss_weight: float = 0.28
     length_smoothing: float = 0.1
     r3f_weight: float = 0.0
-    r3f_noise: float = 1e-5
     teacher: str | None = None
-    teacher_weight: float = 0.5
-    rescoring_loss_weight: float = 1.0
 
 
 class NARModule(ParserModule):
@@ -98,12 +97,12 @@ class NARModule(ParserModule):
         loss = losses["tokens"] + o.length_loss_weight * losses["length"]
         if causal is not None:
             losses["rescorer"] = token_nll(causal)
-            loss = loss + o.rescoring_loss_weight * losses["rescorer"]
+            loss = loss + losses["rescorer"]
         if o.teacher is not None:
             apart = self._divergence_from_teacher(batch, TargetLogProbs(length_scores, scores, causal))
-            loss = (1 - o.teacher_weight) * loss + o.teacher_weight * apart
+            loss = (1 - TEACHER_SHARE) * loss + TEACHER_SHARE * apart
         if o.r3f_weight:
-            noisy_memory, noisy_lengths = self.net.encode(batch.pieces, batch.mask, o.r3f_noise)
+            noisy_memory, noisy_lengths = self.net.encode(batch.pieces, batch.mask, R3F_NOISE)
             apart = mean_of_places(symmetric_divergence(scores, self._scores(batch, noisy_memory)), real)
             loss = loss + o.r3f_weight * (apart + symmetric_divergence(length_scores, noisy_lengths).mean())
         return {"loss": loss, **losses}
@@ -120,7 +119,7 @@ class NARModule(ParserModule):
         if student.causal is not None:
             # A teacher without a rescorer may be autoregressive itself; otherwise its decoder serves the rescorer as well.
             wanted = teacher.places if teacher.causal is None else teacher.causal
-            apart = apart + o.rescoring_loss_weight * mean_of_places(divergence(wanted, student.causal), real)
+            apart = apart + mean_of_places(divergence(wanted, student.causal), real)
         return apart
 
     def _causal(self, batch: Batch, memory: Tensor) -> Tensor | None:

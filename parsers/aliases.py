@@ -12,11 +12,10 @@ from inspect import signature
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 #: New name of an option by its old one. An old name is read as the new one by classes that have the new name and lack
-#: the old one, so ``length_weight`` stays what it is for decoding.
+#: the old one, and is left alone by others: ``length_weight`` was an option of decoding as well, which is gone.
 RENAMED = {
     # optimization
     "length_weight": "length_loss_weight",
-    "rescoring_loss": "rescoring_loss_weight",
     "warmup": "lr_warmup",
     "compose_loss": "compose_loss_weight",
     "refresh": "bank_refresh_steps",
@@ -31,14 +30,22 @@ RENAMED = {
 #: Options that are gone, each with the value that means what every parser does now; ``...`` where no value of it
 #: changes a parser. What was saved with such a value loads without the option, another value is refused.
 DROPPED: dict[str, Any] = {
+    "decoder_self_attention": True,  # of target positions to each other
     "fill_layers": 1,  # blocks of the decoder that fills scenarios
+    "leaf_width": 128,  # of a leaf's state in RAF's table
+    "length_weight": 1.0,  # of the length's log-probability, in decoding
+    "lowercase": True,  # before SentencePiece
     "masking": "everything",  # conditional masked training, for mask-predict
     "passes": 1,  # mask-predict
     "pointer_heads": ...,  # cancelled out of the pointer's scale
     "pooling": "mean",  # of states to the vector of an utterance or scenario
     "pruned": ...,  # InfoBatch pruning
+    "r3f_noise": ...,
     "reads_tokens": False,  # conditional masked training, for mask-predict
+    "rescoring_loss": ...,
+    "rescoring_loss_weight": ...,
     "retrieval_weight": 1.0,  # the weights of filling and composition are relative to it
+    "teacher_weight": ...,
 }
 
 

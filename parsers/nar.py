@@ -32,7 +32,6 @@ class DecodingConfig:
     Attributes:
         length_beam: lengths that compete (the paper uses 1, 3 or 5).
         constrained: search among well-formed frames; False takes the best token of every position.
-        length_weight: weight of the length's log-probability beside the tokens'.
         rescored: frames of each utterance, best first, that the rescorer scores; 0 for a model without one.
         rescoring_weight: share of the rescorer's log-probability in a frame's score, the rest being the decoder's.
         rescoring_margin: frames whose log-probability is further than this behind the best are not rescored, so that an
@@ -41,7 +40,6 @@ class DecodingConfig:
 
     length_beam: int = 5
     constrained: bool = True
-    length_weight: float = 1.0
     rescored: int = 0
     rescoring_weight: float = 0.5
     rescoring_margin: float = 2.0
@@ -148,7 +146,7 @@ class NonAutoregressiveParser:
         priors = encoded.priors
         # Length 0 spells nothing, so its class does not compete.
         ranked = np.argsort(-priors[:, 1:], axis=1, kind="stable")[:, : self.config.length_beam] + 1
-        return ranked, np.take_along_axis(priors, ranked, axis=1) * self.config.length_weight
+        return ranked, np.take_along_axis(priors, ranked, axis=1)
 
     def _tables(self, encoded: Encoded, rows: np.ndarray, lengths: np.ndarray) -> Iterator[list[list[float]]]:
         """Scores ``[length][size + pieces]`` of the positions of targets of these lengths over these rows."""

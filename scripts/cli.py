@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 from assistants.command import guarded
+<<<<<<< HEAD
 from scripts.commands import bank, bench, calibrate, data, evaluate, export, fit, parse, serve, weights, wheel
+=======
+from frames.errors import FramefillWarning
+from scripts.commands import bank, bench, calibrate, data, evaluate, export, fit, parse, weights, wheel
+>>>>>>> w-house
 
 #: In the order of ``framefill --help``.
 COMMANDS = (fit, evaluate, parse, serve, export, wheel, weights, calibrate, bank, bench, data)
@@ -21,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0; 2 after an error, which is printed on standard error; 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    warnings.formatwarning = _format_warning
 
     def work() -> None:
         if words[:1] == ["fit"]:
@@ -58,6 +65,15 @@ class _Version(argparse.Action):
             number = "(not installed)"
         print(f"framefill {number}")
         parser.exit()
+
+
+def _format_warning(
+    message: Warning | str, category: type[Warning], *place: Any, _python: Any = warnings.formatwarning
+) -> str:
+    """Our own warnings name their place themselves, and need no line of code."""
+    if issubclass(category, FramefillWarning):
+        return f"framefill: {message}\n"
+    return _python(message, category, *place)
 
 
 if __name__ == "__main__":

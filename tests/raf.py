@@ -13,6 +13,7 @@ from frames.linearization import SpanForm, TargetIds
 from frames.ontology import Ontology
 from frames.tokenization import PieceTokenizer
 from lightning_modules.datamodule import Assets
+from lightning_modules.parser_module import ParserModule
 from lightning_modules.raf import RAFModule, RAFOptimizationConfig
 from parsers.raf.model import RAFConfig
 from retrieval.bank import ScenarioBank
@@ -47,7 +48,7 @@ def small_raf(
     encoder = save_encoder(folder / "encoder", "bert", [row.utterance for row in rows] + ["[ intent | slot ]"])
     tokenizer, ontology = PieceTokenizer.from_pretrained(str(encoder)), Ontology.from_frames(frames)
     bank, ids = ScenarioBank.from_frames(frames), TargetIds(ontology)
-    config = RAFConfig(str(encoder), **{**SIZES, "retrieval_width": 16, "leaf_width": 16, **model})
+    config = RAFConfig(str(encoder), **{**SIZES, "retrieval_width": 16, **model})
     module = module_class(config, optimization=RAFOptimizationConfig(**{"label_smoothing": 0.0, **optimization}))
     module.build(Assets(tokenizer, ontology, "span", bank))
     sources = tokenizer.batch([row.utterance for row in rows])
@@ -57,7 +58,7 @@ def small_raf(
     return module, rows, encoded.batch(np.arange(len(rows)))
 
 
-def save_checkpoint(module: RAFModule, path: Path, **changed: dict[str, Any]) -> Path:
+def save_checkpoint(module: ParserModule, path: Path, **changed: dict[str, Any]) -> Path:
     """Writes a module as a training does; ``changed`` replaces options by section, as an earlier version had them."""
     assert module.assets is not None
     options = {

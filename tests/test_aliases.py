@@ -11,14 +11,15 @@ from lightning_modules.nar import NAROptimizationConfig
 from parsers.aliases import DROPPED, RENAMED, check_choices, known_options
 from parsers.conv_nar.model import ConvNARConfig
 from parsers.nar import DecodingConfig
+from parsers.raf.model import RAFConfig
 
 
 def test_options_load_under_their_present_names():
     old = {"lr": 0.5, "length_weight": 0.4, "rescoring_loss": 0.25, "warmup": 0.1, "masking": "everything"}
     options = NAROptimizationConfig(**known_options(NAROptimizationConfig, old))
-    assert (options.length_loss_weight, options.rescoring_loss_weight, options.lr_warmup) == (0.4, 0.25, 0.1)
-    # The option of decoding that has the old name of another keeps it.
-    assert known_options(DecodingConfig, {"length_weight": 2.0, "passes": 1}) == {"length_weight": 2.0}
+    assert (options.length_loss_weight, options.lr_warmup) == (0.4, 0.1)
+    # An option of decoding had the old name of another, and is gone.
+    assert known_options(DecodingConfig, {"length_weight": 1.0, "passes": 1}) == {}
     assert known_options(ConvNARConfig, asdict(ConvNARConfig())) == asdict(ConvNARConfig())
 
 
@@ -28,6 +29,13 @@ def test_options_that_are_gone_are_dropped_where_that_changes_nothing():
         DecodingConfig(**known_options(DecodingConfig, {"passes": 3}))
     with pytest.raises(TypeError, match="reads_tokens"):
         ConvNARConfig(**known_options(ConvNARConfig, {"reads_tokens": True}))
+    with pytest.raises(TypeError, match="length_weight"):
+        DecodingConfig(**known_options(DecodingConfig, {"length_weight": 2.0}))
+    saved = {"leaf_width": 128, "decoder_self_attention": True, "retrieval_width": 8}
+    assert known_options(RAFConfig, saved) == {"retrieval_width": 8}
+    for changed in ({"leaf_width": 64}, {"decoder_self_attention": False}):
+        with pytest.raises(TypeError, match=next(iter(changed))):
+            RAFConfig(**known_options(RAFConfig, changed))
     with pytest.raises(TypeError, match="invented"):
         DecodingConfig(**known_options(DecodingConfig, {"invented": 1}))
     assert known_options(NAROptimizationConfig, {"masking": "uniform", "invented": 1}, drop_unknown=True) == {}
@@ -48,4 +56,5 @@ def test_saved_choices_are_checked():
 
 def test_tables_name_no_present_option():
     assert set(get_args(Form)) == set(POINTER_FORMS)
-    assert not set(RENAMED) & set(DROPPED)
+    # Renamed in optimization, gone from decoding.
+    assert set(RENAMED) & set(DROPPED) == {"length_weight"}

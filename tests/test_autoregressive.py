@@ -84,8 +84,8 @@ def test_train_and_evaluate(encoder: Path, corpus: Path, repository: Path, tmp_p
         tmp_path, corpus, repository, *words, f"--model.init_args.model.encoder={encoder}",
         f"--data.pretrained={encoder}", "--model.init_args.optimization.encoder_lr=4e-3",
         "--model.init_args.optimization.lr=4e-3", "--data.batch_size=64",
-        "--trainer.precision=32-true", "--run=a", "--trainer.max_epochs=40", "--trainer.callbacks=null",
-        "--trainer.check_val_every_n_epoch=40", config=config,
+        "--trainer.precision=32-true", "--run=a", "--trainer.max_epochs=25", "--trainer.callbacks=null",
+        "--trainer.check_val_every_n_epoch=25", config=config,
     )  # fmt: skip
     record = json.loads((tmp_path / "results" / "a" / "metrics.json").read_text())
     assert record["well_formed"] == 100.0

@@ -20,7 +20,7 @@ from tests.training import environment
 
 
 def test_the_bundle_parses_what_the_checkpoint_parses(bundle: Path, checkpoint: Path, corpus: Path):
-    utterances = [example.utterance for split in ("eval", "train") for example in read_split(corpus, split)]
+    utterances = [example.utterance for split in ("eval", "train") for example in read_split(corpus, split)[:200]]
     module, _ = load_module(checkpoint)
     expected, found = module.parser().parse(utterances), runtime.load(bundle, "fp32").parse(utterances)
     for one, other in zip(expected, found, strict=True):
@@ -146,7 +146,7 @@ def test_zip_int8_only_and_its_size(bundle: Path, checkpoint: Path, tmp_path: Pa
     out = export(checkpoint, tmp_path / "tiny.zip", ["int8"])
     assert [entry.name for entry in tmp_path.iterdir()] == ["tiny.zip"]
     content = out.read_bytes()
-    for place in range(0, len(content), len(content) // 60):
+    for place in range(0, len(content), len(content) // 30):
         damaged = tmp_path / "damaged.zip"
         damaged.write_bytes(content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :])
         try:
@@ -178,12 +178,12 @@ def test_a_full_disk_leaves_the_old_bundle(checkpoint: Path, bundle: Path, tmp_p
     assert [entry.name for entry in tmp_path.iterdir()] == ["kept"]
 
 
-def test_graphs_that_differ_from_torch_are_refused(checkpoint: Path, tmp_path: Path, monkeypatch):
+def test_graphs_that_differ_from_torch_are_refused(checkpoint: Path, bundle: Path, tmp_path: Path, monkeypatch):
     encode = NARModel.encode
 
     def wrong(self, pieces, mask, noise=0.0):
         memory, lengths = encode(self, pieces, mask, noise)
-        return memory, lengths if torch.compiler.is_compiling() else lengths * math.nan
+        return memory, lengths * math.nan
 
     monkeypatch.setattr(NARModel, "encode", wrong)
     with pytest.raises(BundleError, match="E330"):

@@ -165,7 +165,7 @@ def test_version(capsys):
 
 
 def test_help_waits_for_no_heavy_library(repository: Path):
-    code = "import sys, scripts.cli as c; c.build_parser(); print([m for m in ('torch','transformers','numpy','rich') if m in sys.modules])"
+    code = "import sys, scripts.cli as c; c.build_parser(); print([m for m in ('torch','transformers','numpy','rich','dataclasses','inspect') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], env=environment(repository), capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
 

@@ -1,5 +1,6 @@
 import http.server
 import threading
+import warnings
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -9,11 +10,12 @@ import pytest
 from data.synthetic import generate, write_corpus
 from data.topv2 import download as downloading
 from data.topv2 import verify as verifying
+from data.topv2.contradictions import contradictory
 from data.topv2.describe import describe
-from data.topv2.reader import Example, contradictions, corpus_checksum, data_root, read_file, read_split, write_file
+from data.topv2.reader import Example, corpus_checksum, data_root, read_file, read_split, write_file
 from data.topv2.spis import labels, sample
 from data.training.augment import swap_values, with_texts
-from frames.errors import CorpusError, FrameError, MachineError
+from frames.errors import CorpusError, FrameError, FramefillWarning, MachineError
 from frames.files import sha256, write_text
 from frames.frame import Frame
 from frames.linearization import Canonical, IndexForm, ScenarioForm, SpanForm
@@ -21,6 +23,7 @@ from frames.nodes import Span
 from frames.ontology import Ontology
 from frames.tokenization import PieceTokenizer
 from retrieval.bank import ScenarioBank
+from scripts.cli import main
 
 HEADER = "domain\tutterance\tsemantic_parse\n"
 ROW = "alarm\twake me\t[IN:CREATE_ALARM wake me ]\n"
@@ -355,5 +358,31 @@ def test_rows_that_contradict_one_another_are_counted(tmp_path: Path):
         "a\tstop\t[IN:A stop ]",
     ]
     (tmp_path / "a_train.tsv").write_text(HEADER + "\n".join(rows) + "\n")
-    assert contradictions(read_split(tmp_path, "train")) == 2
-    assert "2 in train" in describe(tmp_path, tmp_path / "r.html").read_text()
+    (group,) = contradictory(read_split(tmp_path, "train"))
+    assert [row.frame.root.label for row in group] == ["A", "B"]
+    assert "1 utterance (2 rows) in train" in describe(tmp_path, tmp_path / "r.html").read_text()
+
+
+def test_ambiguous_decoupled_rows_are_read_and_named(tmp_path: Path, capsys):
+    rows = [
+        "a\tplay jazz\t[IN:PLAY [SL:GENRE jazz ] ]",
+        "a\tplay me songs that cheer me up\t[IN:PLAY [SL:FOR me ] ]",
+        "a\tfrom 5 to 15 or 5\t[IN:COUNT [SL:FROM 5 ] [SL:TO 15 ] [SL:OR 5 ] ]",
+        "a\tset 6 alarms at 6\t[IN:SET [SL:TIME 6 ] ]",
+        "a\tset 6 alarms at 6\t[IN:SET set 6 alarms at [SL:TIME 6 ] ]",
+    ]
+    (tmp_path / "a_eval.tsv").write_text(HEADER + "\n".join(rows) + "\n")
+    with pytest.warns(FramefillWarning, match=r"a_eval\.tsv: 2 decoupled row.*lines 3, 5\)"):
+        examples = read_split(tmp_path, "eval")
+    assert [[(span.start, span.end) for span in example.frame.decoupled().spans()] for example in examples] == [
+        [(5, 9)], [(5, 7)], [(5, 6), (10, 12), (16, 17)], [(4, 5)], [(16, 17)],
+    ]  # fmt: skip
+    with pytest.raises(FrameError, match="E114"):
+        Frame.parse("[IN:SET [SL:TIME 6 ] ]", "set 6 alarms at 6")
+
+
+def test_own_warnings_are_told_in_a_line(monkeypatch):
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    main(["data", "verify", "--data-root", "nowhere"])
+    assert warnings.formatwarning("x.tsv: odd", FramefillWarning, "reader.py", 1) == "framefill: x.tsv: odd\n"
+    assert "reader.py:1: UserWarning: odd" in warnings.formatwarning("odd", UserWarning, "reader.py", 1, "")

@@ -8,9 +8,16 @@ from data.training.batches import EncodedCorpus
 from frames.errors import UsageError
 from frames.linearization import POINTER_FORMS, TargetIds
 from frames.tokenization import PieceTokenizer
+from lightning_modules import nar
 from lightning_modules.checkpoints import load_module
 from lightning_modules.datamodule import Assets
 from lightning_modules.distillation import Teacher
+
+
+@pytest.fixture(autouse=True)
+def teacher_alone(monkeypatch: pytest.MonkeyPatch):
+    """The loss is the divergence from the teacher."""
+    monkeypatch.setattr(nar, "TEACHER_SHARE", 1.0)
 
 
 @pytest.fixture
@@ -26,13 +33,13 @@ def batch(checkpoint: Path, corpus: Path):
 
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(checkpoint: Path, batch):
     student = load_module(checkpoint)[0]
-    student.optimization.teacher, student.optimization.teacher_weight = str(checkpoint), 1.0
+    student.optimization.teacher = str(checkpoint)
     assert student.losses(batch)["loss"].item() == pytest.approx(0.0, abs=1e-5)
 
 
 def test_a_student_comes_nearer_to_its_teacher(checkpoint: Path, batch):
     student = load_module(checkpoint)[0]
-    student.optimization.teacher, student.optimization.teacher_weight = str(checkpoint), 1.0
+    student.optimization.teacher = str(checkpoint)
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in student.parameters():

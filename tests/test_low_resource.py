@@ -1,6 +1,5 @@
 import json
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +15,11 @@ from frames.ontology import Ontology
 from lightning_modules.datamodule import TOPv2DataModule
 from parsers.conv_nar.model import ConvNAR
 from scripts import trainings
+from scripts.cli import main
 from scripts.low_resource import low_resource, plot
 from tests.conftest import TINY
 from tests.test_training import SMALL
-from tests.training import environment, fit
+from tests.training import fit, in_a_fork
 
 
 def ontology_of(*texts: str) -> Ontology:
@@ -65,9 +65,13 @@ def root(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
     return folder
 
 
-def test_the_curve_is_trained_recorded_drawn_and_taken_up_again(root: Path, repository: Path, tmp_path: Path):
+def test_the_curve_is_trained_recorded_drawn_and_taken_up_again(
+    root: Path, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("scripts.trainings.subprocess.run", in_a_fork)
     words = [
-        sys.executable, "-m", "scripts.cli", "bench", "low-resource", "--data-root", str(root), "--targets", "weather",
+        "bench", "low-resource", "--data-root", str(root), "--targets", "weather",
         "--config", str(repository / "configs" / "demo.yaml"), "--spis", "2", "6",
         "--source-training", str(tmp_path / "source.yaml"),
         "--fine-tuning", str(repository / "configs" / "low_resource.yaml"), str(tmp_path / "short.yaml"), "--fit", "--threads=1", "--trainer.precision=32-true",
@@ -78,8 +82,7 @@ def test_the_curve_is_trained_recorded_drawn_and_taken_up_again(root: Path, repo
     folder = tmp_path / "results" / "low_resource" / "demo"
     source = {"trainer": {"max_epochs": 4, "check_val_every_n_epoch": 4}}
     (tmp_path / "source.yaml").write_text(yaml.safe_dump(source))
-    done = subprocess.run(words, cwd=tmp_path, env=environment(repository), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    assert main(words) == 0, (tmp_path / "output.log").read_text()[-6000:]
     curve = json.loads((folder / "curve.json").read_text())["exact_match_by_spis"]["weather"]
     assert list(curve) == ["2", "6"]
     source = json.loads((folder / "source" / "metrics.json").read_text())["made"]["data"]
@@ -95,8 +98,7 @@ def test_the_curve_is_trained_recorded_drawn_and_taken_up_again(root: Path, repo
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*/metrics.json")}
     (folder / "curve.json").unlink()
     words.remove("6")
-    done = subprocess.run(words, cwd=tmp_path, env=environment(repository), capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert main(words) == 0
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*/metrics.json")} == before
     again = json.loads((folder / "curve.json").read_text())["exact_match_by_spis"]["weather"]
     assert again == curve, "points of earlier calls are on the curve"

@@ -16,6 +16,7 @@ from benchmarks import decoding, rescoring
 from benchmarks.rescoring import Scored
 from data.topv2.reader import read_split
 from frames.linearization import TargetIds
+from lightning_modules import nar
 from lightning_modules.checkpoints import load_module
 from lightning_modules.datamodule import TOPv2DataModule
 from lightning_modules.span_pointer import SpanPointerModule
@@ -180,12 +181,13 @@ def test_export_changes_decoding_options(trained: Path, tmp_path: Path, capsys):
         assert code in capsys.readouterr().err
 
 
-def test_rescorer_learns_from_a_teacher(trained: Path, corpus: Path):
+def test_rescorer_learns_from_a_teacher(trained: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(nar, "TEACHER_SHARE", 1.0)
     student = load_module(trained)[0]
     data = TOPv2DataModule(str(corpus), init_from=str(trained), batch_size=24)
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
-    student.optimization.teacher, student.optimization.teacher_weight = str(trained), 1.0
+    student.optimization.teacher = str(trained)
     assert student.losses(batch)["loss"].item() == pytest.approx(0.0, abs=1e-5)
     with torch.no_grad():
         student.model.rescorer.head.ontology.bias.add_(torch.arange(student.model.ontology_size) * 0.1)

@@ -12,7 +12,7 @@ import torch
 
 from data.topv2.reader import HEADER, read_split, write_file
 from frames.errors import BundleError, CorpusError, FramefillError, UsageError
-from lightning_modules import cli
+from lightning_modules import cli, datamodule
 from lightning_modules.conv_nar import ConvNARModule
 from lightning_modules.datamodule import TOPv2DataModule
 from lightning_modules.nar import NAROptimizationConfig
@@ -182,6 +182,48 @@ def test_sigterm_leaves_a_checkpoint_and_its_status(train, monkeypatch: pytest.M
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+AVERAGED = (
+    '--trainer.callbacks=[{"class_path": "pytorch_lightning.callbacks.EMAWeightAveraging", '
+    '"init_args": {"decay": 0.5, "use_buffers": false}}]'
+)
+
+
+def test_sigterm_in_a_validation_loses_nothing(train, monkeypatch: pytest.MonkeyPatch):
+    arguments = ("--trainer.max_epochs=4", "--checkpoint_every=3", AVERAGED)
+    validated: list[int] = []
+    ends_at: int | None = None
+    step, stream = ParserModule.validation_step, datamodule.RowStream
+    # Three batches a validation, so that one can end within.
+    monkeypatch.setattr(datamodule, "RowStream", lambda rows, chunk, *world: stream(rows, 4, *world))
+
+    def terminated(self: ParserModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0:
+            validated.append(self.global_step)
+        if self.global_step == ends_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        step(self, batch, batch_idx)
+
+    monkeypatch.setattr(ParserModule, "validation_step", terminated)
+    train("--run=whole", *arguments)
+    assert validated == [8, 16]
+    # Within the first validation, and within the last, after which nothing is trained.
+    for ends_at in (8, 16):
+        validated.clear()
+        with pytest.raises(SystemExit) as ended:
+            train("--run=ended", "--resume=true", *arguments)
+        assert ended.value.code == 143
+        assert last("ended")["global_step"] == ends_at
+        assert validated == ([8] if ends_at == 8 else [8, 16])
+    ends_at = None
+    validated.clear()
+    train("--run=ended", "--resume=true", *arguments)
+    assert validated == [16]
+    for name in ("last.ckpt", "best.ckpt"):
+        one, other = (torch.load(Path("runs") / run / name, weights_only=True) for run in ("whole", "ended"))
+        for part in ("state_dict", "current_model_state"):
+            assert all(torch.equal(one[part][key], other[part][key]) for key in one[part])
+
+
 @pytest.mark.parametrize(
     "utterance, code", [("play " * 700, "E411"), ("\u2028 \u3000", "E21|E41")], ids=["too long", "without a word"]
 )
@@ -214,7 +256,7 @@ def test_contradictory_rows_are_counted_at_the_start(rows: Path, tmp_path: Path,
     path.write_text(path.read_text() + "\n".join(more) + "\n")
     train("--run=c", "--trainer.fast_dev_run=true", root=root)
     said = capsys.readouterr().out
-    assert "training on 57 rows" in said and "\n2 utterance(s) have rows with different frames" in said
+    assert "training on 57 rows" in said and "at most one can be learned: 2 utterances (5 rows)" in said
 
 
 @pytest.mark.parametrize(
@@ -234,6 +276,20 @@ def test_wrong_options_are_answered_in_a_line(words: list[str], said: str, train
     with pytest.raises(UsageError, match=said) as error:
         train(*words)
     assert len(str(error.value).splitlines()) == 1 and len(str(error.value)) < 250
+
+
+@pytest.mark.parametrize(
+    "words, code", [(["--data.root=nowhere"], "E202"), (["--data.eval_split=nothing"], "E203"), ([], "E201")]
+)
+def test_remedies_name_the_options_of_the_command(words, code, config: str, rows: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["framefill"])
+    monkeypatch.delenv("TOPV2_DIR", raising=False)
+    root = ["--data.root", str(rows)] if code == "E203" else []
+    with pytest.raises(CorpusError, match=code) as error:
+        cli.fit(["--config", config, *root, *words])
+    assert "--data-root" not in str(error.value)
+    assert ("--data.root" in str(error.value)) == (code != "E203")
 
 
 def test_what_a_training_needs_is_said():

@@ -15,6 +15,7 @@ from transformers import get_cosine_schedule_with_warmup
 
 from data.training.batches import PAD_TARGET, BatchStream, EncodedCorpus
 from frames.errors import FramefillError
+from lightning_modules import nar
 from lightning_modules.conv_nar import ConvNARModule
 from lightning_modules.datamodule import TOPv2DataModule
 from lightning_modules.losses import smoothed_nll, symmetric_divergence
@@ -199,7 +200,7 @@ def test_divergence_is_symmetric_and_zero_for_equals():
     assert torch.allclose(symmetric_divergence(one, other), expected, atol=1e-6)
 
 
-def test_noise_on_embeddings_adds_its_divergence_to_the_loss(corpus: Path):
+def test_noise_on_embeddings_adds_its_divergence_to_the_loss(corpus: Path, monkeypatch: pytest.MonkeyPatch):
     data = TOPv2DataModule(str(corpus), ["timer"], vocabulary=300, batch_size=32)
     data.setup("fit")
     assert data.assets is not None and data.train_corpus is not None
@@ -208,7 +209,8 @@ def test_noise_on_embeddings_adds_its_divergence_to_the_loss(corpus: Path):
     losses = {}
     for weight, noise in ((0.0, 0.1), (1.0, 0.1), (1.0, 1e-7)):
         torch.manual_seed(0)
-        module = ConvNARModule(still, optimization=NAROptimizationConfig(r3f_weight=weight, r3f_noise=noise))
+        monkeypatch.setattr(nar, "R3F_NOISE", noise)
+        module = ConvNARModule(still, optimization=NAROptimizationConfig(r3f_weight=weight))
         module.build(data.assets)
         losses[weight, noise] = module.losses(batch)["loss"].item()
     assert losses[1.0, 0.1] > losses[0.0, 0.1] + 1e-4
@@ -293,7 +295,10 @@ def test_a_killed_run_resumes_to_the_very_same_parameters(tmp_path: Path, corpus
 def test_two_processes_train_one_parser(tmp_path: Path, corpus: Path, repository: Path):
     """Two processes of 32 rows a step take the same number of steps as one of 64, in another order."""
     # Without the averaging of weights, which so short a training would not get over.
-    arguments = ("--trainer.max_epochs=40", "--trainer.callbacks=null", "--trainer.check_val_every_n_epoch=40")
+    arguments = (
+        "--trainer.max_epochs=20", "--trainer.callbacks=null", "--trainer.check_val_every_n_epoch=20",
+        "--model.init_args.optimization.lr=5e-3",
+    )  # fmt: skip
     fit(tmp_path, corpus, repository, *arguments, "--run=one", "--data.batch_size=64")
     two_processes = ("--trainer.strategy=ddp", "--trainer.devices=2", "--data.batch_size=32")
     fit_by_command(tmp_path, corpus, repository, *arguments, "--run=two", *two_processes)

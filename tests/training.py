@@ -33,14 +33,25 @@ def fit(folder: Path, corpus: Path, repository: Path, *arguments: str, config: P
     """Trains in ``folder`` by the command's own function, in a fork; gives back what was printed."""
     words = _words(corpus, repository, *arguments, config=config)
     log = folder / "output.log"
+    assert _run(folder, log, words) == 0, log.read_text()[-6000:]
+    return log.read_text()
+
+
+def in_a_fork(command: list[str]) -> subprocess.CompletedProcess:
+    """Stands in for ``subprocess.run(command)`` of a ``python -m scripts.cli`` in the current folder."""
+    folder = Path.cwd()
+    status = _run(folder, folder / "output.log", command[command.index("scripts.cli") + 1 :])
+    return subprocess.CompletedProcess(command, status, (folder / "output.log").read_text())
+
+
+def _run(folder: Path, log: Path, words: list[str]) -> int | None:
     process = _SERVER.Process(target=_main, args=(folder, log, words))
     process.start()
     process.join(timeout=300)
     if process.exitcode is None:
         process.kill()
         process.join()
-    assert process.exitcode == 0, log.read_text()[-6000:]
-    return log.read_text()
+    return process.exitcode
 
 
 def _main(folder: Path, log: Path, words: list[str]) -> None:

@@ -9,7 +9,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from data.topv2.reader import SPLITS, Example, contradictions, read_split
+from data.topv2.contradictions import contradictory, counted
+from data.topv2.reader import SPLITS, Example, read_split
 from data.topv2.spis import labels
 from frames.files import write_text
 from frames.outputs import HTML_MARK
@@ -73,8 +74,8 @@ def _counts(splits: dict[str, list[Example]]) -> str:
         f"<h2>Rows</h2><table><tr><th>domain</th>{head}</tr>{lines}<tr><td><b>all</b></td>{total}</tr></table>"
         f"<p>{intents} intents and {len(found) - intents} slots in train; "
         f"{len({e.frame.scenario() for e in splits['train']}):,} scenarios.</p>"
-        f"<p>Rows that contradict another of their split (the same utterance, another frame): "
-        f"{', '.join(f'{contradictions(rows):,} in {split}' for split, rows in splits.items())}.</p>"
+        f"<p>Utterances that rows of a split have with different frames: "
+        f"{', '.join(f'{counted(contradictory(rows))} in {split}' for split, rows in splits.items())}.</p>"
     )
 
 

@@ -32,6 +32,8 @@ from retrieval.scoring import pool
 
 #: Pieces and padding of a group of sequences that hold utterance and scenario both.
 MAX_TOKENS_PER_GROUP = 2048
+#: Width of a leaf's state in the table.
+LEAF_WIDTH = 128
 #: Name prefixes of the parameters that only RAF has, not its span pointer.
 RAF_PREFIXES = (
     "query_head.", "query_mlp.", "key_head.", "own_vectors", "sharpness", "leaf_head.", "leaf_entry.", "fill_blocks.",
@@ -58,7 +60,6 @@ class RAFConfig(SpanPointerConfig):
         filling: ``table`` keeps the states of each scenario's leaves in a table and decodes spans from them (ours);
             ``together`` encodes utterance and scenario in one sequence, for every candidate (the paper).
         encoders: ``shared``, or ``separate`` ones for utterances and for retrieved scenarios (the paper).
-        leaf_width: width of a leaf's state in the table.
         spans: ``joint`` scores first and last piece of a leaf together (ours), ``endpoints`` each by itself (the
             paper's span pointers).
     """
@@ -70,7 +71,6 @@ class RAFConfig(SpanPointerConfig):
     lift: float = 1.03
     filling: Literal["table", "together"] = "table"
     encoders: Literal["shared", "separate"] = "shared"
-    leaf_width: int = 128
     spans: Literal["joint", "endpoints"] = "joint"
 
 
@@ -168,9 +168,9 @@ class RAF(SpanPointer):
         self.sharpness = nn.Parameter(torch.tensor(math.log(20.0)))
         self.fills_together = c.filling == "together"
         # Without a table, there are no leaf states to keep.
-        self.leaf_width = 0 if self.fills_together else c.leaf_width
-        self.leaf_head = nn.Linear(c.width, c.leaf_width) if self.leaf_width else None
-        self.leaf_entry = nn.Linear(c.leaf_width, c.width) if self.leaf_width else None
+        self.leaf_width = 0 if self.fills_together else LEAF_WIDTH
+        self.leaf_head = nn.Linear(c.width, LEAF_WIDTH) if self.leaf_width else None
+        self.leaf_entry = nn.Linear(LEAF_WIDTH, c.width) if self.leaf_width else None
         self.fill_blocks = nn.ModuleList(
             TransformerBlock(c.width, c.decoder_heads, c.decoder_heads, c.decoder_feed_forward, c.dropout)
             for _ in range(1 if self.leaf_width else 0)

@@ -312,7 +312,7 @@ class RAFParser(NonAutoregressiveParser):
 
         A candidate whose length alone is below the floor of its row gets the length's log-probability, an upper bound.
         """
-        priors = encoded.priors * self.config.length_weight
+        priors = encoded.priors
         wanted = dict.fromkeys(
             (row, len(ids))
             for _, row, ids in known

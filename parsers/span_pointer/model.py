@@ -22,14 +22,12 @@ class SpanPointerConfig(NARConfig, EncoderConfig):
     Attributes:
         decoder_layers: blocks of the decoder.
         decoder_heads: heads of its attention.
-        decoder_self_attention: whether positions of the target see each other.
         decoder_feed_forward: inner width of its feed-forward parts.
         rescoring_layers: causal blocks of the rescorer (:attr:`parsers.nar_model.NARModel.rescorer`), 0 for none.
     """
 
     decoder_layers: int = 2
     decoder_heads: int = 8
-    decoder_self_attention: bool = True
     decoder_feed_forward: int = 768
     rescoring_layers: int = 0
 
@@ -55,9 +53,8 @@ class SpanPointer(NARModel):
     ) -> None:
         c = config
         encoder = PretrainedEncoder(config, transformer, prefix, suffix, c.width)
-        self_heads = c.decoder_heads if c.decoder_self_attention else 0
         blocks = [
-            TransformerBlock(c.width, self_heads, c.decoder_heads, c.decoder_feed_forward, c.dropout)
+            TransformerBlock(c.width, c.decoder_heads, c.decoder_heads, c.decoder_feed_forward, c.dropout)
             for _ in range(c.decoder_layers)
         ]
         causal = [
