@@ -8,10 +8,12 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from frames.errors import FramefillError, MachineError, UsageError
-from parsers.interface import Hypothesis, Parser
+
+if TYPE_CHECKING:
+    from parsers.interface import Hypothesis, Parser
 
 #: How utterances become lines, for ``--help``.
 DETAILS = (

@@ -9,12 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from assistants.command import guarded
-<<<<<<< HEAD
-from scripts.commands import bank, bench, calibrate, data, evaluate, export, fit, parse, serve, weights, wheel
-=======
 from frames.errors import FramefillWarning
-from scripts.commands import bank, bench, calibrate, data, evaluate, export, fit, parse, weights, wheel
->>>>>>> w-house
+from scripts.commands import bank, bench, calibrate, data, evaluate, export, fit, parse, serve, weights, wheel
 
 #: In the order of ``framefill --help``.
 COMMANDS = (fit, evaluate, parse, serve, export, wheel, weights, calibrate, bank, bench, data)
