@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -33,13 +32,13 @@ class OnnxBackend:
         options.log_severity_level = 3
         # An arena keeps what its largest batch took for good; without one, ordinary batches are no slower.
         options.enable_cpu_mem_arena = False
-        # Graphs are prepared outside of the interpreter, so several are ready sooner side by side.
-        with ThreadPoolExecutor(2) as pool:
-            sessions = pool.map(
-                lambda graph: onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"]),
-                graphs.values(),
-            )
-            self._sessions = dict(zip(graphs, sessions, strict=True))
+        self._sessions = {
+            name: onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+            for name, graph in graphs.items()
+        }
+        for session in self._sessions.values():
+            # Kept for a change of provider, which never happens here: as much memory as the bundle has bytes.
+            session._model_bytes = b""
         self._reads = {name: {e.name for e in session.get_inputs()} for name, session in self._sessions.items()}
 
     def run(self, graph: str, given: Mapping[str, np.ndarray]) -> list[Any]:
