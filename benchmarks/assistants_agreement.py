@@ -22,6 +22,7 @@ from assistants import runtime
 from assistants.serving.app import create_app
 from assistants.serving.limits import Limits
 from assistants.serving.service import Service
+from benchmarks.assistants_packages import through_node, through_wheel
 from data.topv2.reader import corpus_checksum, data_root, read_split
 from frames.files import write_json
 from lightning_modules.evaluation import environment, spread
@@ -55,14 +56,14 @@ def through_server(bundle: Path, groups: list[list[str]]) -> Iterator[str | None
 
 
 #: Each way that is compared with the runtime.
-WAYS: dict[str, Way] = {"server": through_server}
+WAYS: dict[str, Way] = {"server": through_server, "wheel": through_wheel, "node": through_node}
 
 
 def main() -> None:
     """Parses in all ways, compares, prints and writes."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--bundles", type=Path, nargs="+", default=sorted(Path("models").glob("*-topv2")))
-    options.add_argument("--ways", nargs="+", choices=[*WAYS], default=[*WAYS])
+    options.add_argument("--ways", nargs="+", choices=[*WAYS], default=["server", "wheel"])
     options.add_argument("--data-root")
     options.add_argument("--split", default="eval")
     options.add_argument("--rows", type=int, help="about so many rows, evenly spread (default: all)")
