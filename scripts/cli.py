@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from assistants.command import guarded
-from scripts.commands import bank, bench, calibrate, data, evaluate, export, fit, parse, weights, wheel
+from scripts.commands import bank, bench, calibrate, data, evaluate, export, fit, parse, serve, weights, wheel
 
 #: In the order of ``framefill --help``.
-COMMANDS = (fit, evaluate, parse, export, wheel, weights, calibrate, bank, bench, data)
+COMMANDS = (fit, evaluate, parse, serve, export, wheel, weights, calibrate, bank, bench, data)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -223,11 +223,11 @@ def bundle_path(options: Any) -> Path:
     Raises:
         UsageError: no bundle is named, and none is installed.
     """
-    return _default_bundle() if options.bundle is None else _installed(options.bundle)
+    return default_bundle() if options.bundle is None else installed(options.bundle)
 
 
-def _installed(bundle: Path) -> Path:
-    """The bundle's path, or where there is no such file that of the installed package of this name."""
+def installed(bundle: Path) -> Path:
+    """A bundle's path, or where there is no such file that of the installed package of this name."""
     from importlib.metadata import entry_points
 
     if bundle.exists():
@@ -235,7 +235,12 @@ def _installed(bundle: Path) -> Path:
     return next((entry.load() for entry in entry_points(group="framefill.bundles", name=str(bundle))), bundle)
 
 
-def _default_bundle() -> Path:
+def default_bundle() -> Path:
+    """The most accurate of the bundles that come with framefill.
+
+    Raises:
+        UsageError: none is installed.
+    """
     from assistants.bundle import most_accurate
 
     path = most_accurate(MODELS)

@@ -1,0 +1,188 @@
+"""The bundles of a server: parsed in batches, reloaded in place. Protocols (HTTP, Wyoming) only translate."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+
+from assistants import runtime
+from assistants.answers import Answer, answer
+from assistants.onnx_backend import BundleParser
+from assistants.serving.batching import Batcher, Job
+from assistants.serving.limits import Limits, RefusedError, check_texts
+from assistants.serving.metrics import Metrics
+from assistants.shapes.names import Names
+from frames.errors import FramefillError, UsageError
+
+log = structlog.get_logger("framefill")
+
+
+class ServedBundle:
+    """A bundle, its queue, and the parser that is in use at the moment.
+
+    Args:
+        path: folder or zip.
+        precision: see :func:`assistants.runtime.load`.
+        threads: batches parsed side by side.
+        limits: of the server.
+        metrics: of the server.
+        threshold: least probability of an answer that is acted on; None takes the bundle's own.
+
+    Raises:
+        BundleError: see :func:`assistants.runtime.load`.
+    """
+
+    def __init__(
+        self, path: Path, precision: str | None, threads: int, limits: Limits, metrics: Metrics, threshold: float | None
+    ) -> None:
+        self.path, self.name = path, path.resolve().name.removesuffix(".zip")
+        self._precision, self._metrics, self._threshold = precision, metrics, threshold
+        self.parser = self.load()
+        self.batcher = Batcher(self._work, limits.batch, limits.waiting, threads)
+        metrics.watch(self.name, lambda: self.batcher.waiting)
+
+    def load(self) -> BundleParser:
+        """The parser as it is on disk now, ready to answer."""
+        parser = runtime.load(self.path, self._precision)
+        parser.parse(["warm up"])
+        return parser
+
+    @property
+    def threshold(self) -> float | None:
+        """Least probability of an answer that is acted on."""
+        return (
+            self.parser.manifest.get("confidence", {}).get("threshold") if self._threshold is None else self._threshold
+        )
+
+    def _work(self, jobs: Sequence[Job]) -> list[list[Answer] | Exception]:
+        """Parses jobs in a thread. An utterance that cannot be parsed fails its own job alone."""
+        parser = self.parser  # the same for the whole batch, if a reload comes between
+        results: list[list[Answer] | Exception] = []
+        good: list[Job] = []
+        for job in jobs:
+            try:
+                parser.tokenizer.batch(job.texts)
+            except UsageError as error:
+                results.append(error)
+            else:
+                results.append([])
+                good.append(job)
+        began = time.perf_counter()
+        texts = [text for job in good for text in job.texts]
+        answers = iter(answer(parser, texts, jobs[0].n_best, self._threshold) if texts else [])
+        self._metrics.batches.labels(self.name).observe(len(texts))
+        self._metrics.parsing.labels(self.name).observe(time.perf_counter() - began)
+        for place, job in enumerate(jobs):
+            if not isinstance(results[place], Exception):
+                results[place] = own = [next(answers) for _ in job.texts]
+                for one in own:
+                    self._metrics.utterances.labels(self.name, "abstained" if one.abstained else "answered").inc()
+        return results
+
+
+class Service:
+    """All bundles of a server.
+
+    Args:
+        paths: of bundles; the first is the default.
+        limits: of the server.
+        names: the assistant's, for the shapes that have them.
+        precision: see :func:`assistants.runtime.load`.
+        threads: batches of a bundle that are parsed side by side.
+        threshold: least probability of an answer that is acted on; None takes each bundle's own.
+
+    Raises:
+        BundleError: a bundle cannot be loaded.
+        UsageError: two bundles have one name, or ``names`` has labels that no bundle knows.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        limits: Limits | None = None,
+        names: Names | None = None,
+        precision: str | None = None,
+        threads: int = 1,
+        threshold: float | None = None,
+    ) -> None:
+        self.limits, self.names, self.metrics = limits or Limits(), names or Names(), Metrics()
+        self.draining = False
+        self._reloading = asyncio.Lock()
+        self.bundles: dict[str, ServedBundle] = {}
+        for path in paths:
+            bundle = ServedBundle(path, precision, threads, self.limits, self.metrics, threshold)
+            if bundle.name in self.bundles:
+                raise UsageError(
+                    "E533",
+                    f"two bundles are named {bundle.name!r}.",
+                    where=str(path),
+                    remedy="Rename one of the folders.",
+                )
+            self.bundles[bundle.name] = bundle
+            if bundle.threshold is None:
+                log.warning("bundle is not calibrated, so nothing is refused", bundle=bundle.name)
+        self.names.check(bundle.parser.ontology for bundle in self.bundles.values())
+
+    def bundle(self, name: str | None = None) -> ServedBundle:
+        """A bundle by its name, the default for None.
+
+        Raises:
+            RefusedError: there is none.
+        """
+        found = self.bundles.get(name) if name is not None else next(iter(self.bundles.values()))
+        if found is None:
+            raise RefusedError(
+                "E529", f"no bundle is named {str(name)[:80]!r}.", remedy=f"Served are {', '.join(self.bundles)}."
+            )
+        return found
+
+    async def parse(self, texts: list[str], n_best: int = 1, bundle: str | None = None) -> list[Answer]:
+        """The answers to utterances, in their order.
+
+        Raises:
+            RefusedError: over a limit, or no such bundle.
+            UsageError: an utterance cannot be parsed.
+        """
+        check_texts(texts, self.limits)
+        chosen = self.bundle(bundle)
+        if not texts:
+            return []
+        try:
+            async with asyncio.timeout(self.limits.timeout):
+                return await chosen.batcher.parse(texts, n_best)
+        except TimeoutError:
+            raise RefusedError(
+                "E526", f"no answer within {self.limits.timeout:g} seconds.", remedy="Send less, or try again later."
+            ) from None
+
+    async def reload(self) -> dict[str, str]:
+        """Loads every bundle anew while the present ones go on answering; a bundle that cannot be loaded stays as it is.
+
+        Returns:
+            ``reloaded`` or the error, by the bundle's name.
+        """
+        outcome = {}
+        async with self._reloading:
+            for name, bundle in self.bundles.items():
+                try:
+                    parser = await asyncio.to_thread(bundle.load)
+                    others = (other.parser.ontology for other in self.bundles.values() if other is not bundle)
+                    self.names.check([parser.ontology, *others])
+                except FramefillError as error:
+                    log.error("bundle was not reloaded", bundle=name, error=str(error))
+                    outcome[name] = str(error)
+                else:
+                    bundle.parser = parser
+                    log.info("bundle reloaded", bundle=name)
+                    outcome[name] = "reloaded"
+                self.metrics.reloads.labels(name, "reloaded" if outcome[name] == "reloaded" else "failed").inc()
+        return outcome
+
+    async def close(self) -> None:
+        """Waits until all that was accepted is answered."""
+        for bundle in self.bundles.values():
+            await bundle.batcher.close()
