@@ -40,7 +40,16 @@ def read(bundle: Bundle) -> ScenarioTable:
     bank = ScenarioBank.from_dict(json.loads(bundle.read(SCENARIOS)), str(bundle.path))
     index = ScenarioIndex.from_bytes(bundle.read(INDEX), made, bank.digest, str(bundle.path))
     states = load(bundle.read(LEAVES))
-    return ScenarioTable(bank, index, made["scale"], states["leaves"] * states["scales"])
+    table = ScenarioTable(bank, index, made["scale"], states["leaves"] * states["scales"])
+    if (len(index), len(table.leaves)) != (len(bank), table.leaf_rows.total):
+        raise BundleError(
+            "E395",
+            f"{len(bank)} scenarios with {table.leaf_rows.total} leaves, but {len(index)} vectors and {len(table.leaves)} "
+            "states of leaves.",
+            where=str(bundle.path),
+            remedy="Export the bundle again.",
+        )
+    return table
 
 
 def write(table: ScenarioTable, gloss: str, folder: Path) -> dict[str, Any]:

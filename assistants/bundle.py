@@ -1,6 +1,7 @@
 """The bundle format: a folder, or one ``.zip``, whose manifest holds the SHA-256 of every other file.
 
-Nothing in a bundle is executable or pickled: ONNX graphs, JSON and, for RAF, a FAISS index.
+Nothing in a bundle is executable or pickled: ONNX graphs, JSON and, for RAF, a FAISS index. :mod:`assistants.untrusted` has
+the checks of what a stranger may have written.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from assistants.untrusted import MAX_BYTES, MAX_MANIFEST, check_archive, check_names, check_size, check_tensors
 from frames.errors import BundleError, UsageError
 from frames.files import UNREADABLE_ZIP, write_json
 from frames.folders import MANIFEST
@@ -28,7 +30,7 @@ class Bundle:
         path: folder or ``.zip``.
 
     Raises:
-        BundleError: missing, not a bundle, another format version.
+        BundleError: missing, not a bundle, another format version, or made to harm its reader.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -46,12 +48,15 @@ class Bundle:
                     where=str(path),
                     remedy="Copy it again.",
                 ) from error
+            check_archive(self._zip, self.path.stat().st_size, str(path))
         self._top = self._top_folder()
-        content = self._raw(MANIFEST)
+        content = self._raw(MANIFEST, MAX_MANIFEST)
         try:
             self.manifest: dict[str, Any] = json.loads(content)
             version, self._sums = self.manifest["format"], self.manifest["files"]
-        except (ValueError, KeyError, TypeError) as error:
+            if not isinstance(self._sums, dict):
+                raise TypeError("files is not a mapping")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise BundleError(
                 "E322",
                 f"the manifest cannot be read ({error!r}).",
@@ -65,6 +70,7 @@ class Bundle:
                 where=str(path),
                 remedy="Export again with this version.",
             )
+        check_names(self._sums, str(path))
 
     def has(self, name: str) -> bool:
         """Whether the manifest lists the file."""
@@ -74,7 +80,7 @@ class Bundle:
         """A file's content, its checksum verified.
 
         Raises:
-            BundleError: the file is missing or is not what the manifest says.
+            BundleError: the file is missing, is not what the manifest says, or has tensors without their data.
         """
         if not self.has(name):
             raise BundleError(
@@ -91,6 +97,7 @@ class Bundle:
                 where=str(self.path / name),
                 remedy="The file is corrupted; copy or export the bundle again.",
             )
+        check_tensors(name, content, str(self.path))
         return content
 
     def _top_folder(self) -> str:
@@ -100,10 +107,12 @@ class Bundle:
         tops = [top for top in tops if top.count("/") == 1 and top != "__MACOSX/"]
         return tops[0] if MANIFEST not in names and len(tops) == 1 else ""
 
-    def _raw(self, name: str) -> bytes:
+    def _raw(self, name: str, limit: int = MAX_BYTES) -> bytes:
         try:
             if self._zip is not None:
+                check_size(self._zip.getinfo(self._top + name).file_size, limit, str(self.path / name))
                 return self._zip.read(self._top + name)
+            check_size((self.path / name).stat().st_size, limit, str(self.path / name))
             return (self.path / name).read_bytes()
         except (OSError, KeyError, *UNREADABLE_ZIP) as error:
             raise BundleError(

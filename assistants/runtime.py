@@ -14,7 +14,7 @@ from pathlib import Path
 
 from assistants.bundle import Bundle
 from assistants.onnx_backend import PRECISIONS, BundleParser, OnnxBackend
-from frames.errors import BundleError
+from frames.errors import BundleError, FramefillError
 from frames.ontology import Ontology
 from frames.tokenization import PieceTokenizer
 from parsers.aliases import known_options
@@ -32,7 +32,18 @@ def load(path: Path | str, precision: str | None = None, threads: int = 1) -> Bu
     Raises:
         BundleError: the bundle is missing, corrupted, of another format, or lacks that precision.
     """
-    bundle = Bundle(path)
+    try:
+        return _load(Bundle(path), path, precision, threads)
+    except FramefillError:
+        raise
+    except Exception as error:  # a manifest or graph that its writer made up fails in ways that no list foresees
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise BundleError(
+            "E394", f"a file is not what a parser needs ({reason}).", where=str(path), remedy="Export the bundle again."
+        ) from error
+
+
+def _load(bundle: Bundle, path: Path | str, precision: str | None, threads: int) -> BundleParser:
     if precision is None:
         precision = next((name for name, suffix in PRECISIONS.items() if bundle.has("encoder" + suffix)), "int8")
     if precision not in PRECISIONS:

@@ -86,7 +86,8 @@ class Batcher:
 
     def _take(self) -> list[Job]:
         """The first job and those behind it that are parsed with it, in their order."""
-        taken, left, room = [], deque[Job](), self._batch
+        taken: list[Job] = []
+        left, room = deque[Job](), self._batch
         n_best = self._jobs[0].n_best
         while self._jobs:
             job = self._jobs.popleft()
