@@ -19,6 +19,7 @@ from assistants.shapes import models, own, rasa
 from frames.errors import FramefillError
 
 _REFUSALS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "The body is not JSON."},
     401: {"description": "The token is missing or wrong."},
     408: {"description": "The body did not come in time."},
     413: {"description": "The body is too large."},
