@@ -1,0 +1,314 @@
+"""``framefill serve`` as a process: signals, Wyoming, and the page in a real browser."""
+
+import asyncio
+import http.client
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from wyoming.asr import Transcript
+from wyoming.client import AsyncTcpClient
+from wyoming.event import Event
+from wyoming.info import Describe, Info, SelectProgram
+from wyoming.intent import Intent, NotRecognized, Recognize
+from wyoming.ping import Ping, Pong
+
+from assistants.serving.service import Service
+from assistants.serving.wyoming import WyomingServer
+from assistants.shapes.names import Names
+from frames.errors import UsageError
+from scripts.cli import main
+from tests.training import environment
+
+TEXT = "Remind me to call mum at 6"
+#: Seconds that a busy machine may need to start a server.
+PATIENCE = 60
+
+
+@dataclass
+class Server:
+    """A running command."""
+
+    process: subprocess.Popen
+    log: Path
+    port: int
+
+    def lines(self) -> list[dict]:
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    def wait_for(self, event: str) -> dict:
+        for _ in range(PATIENCE * 20):
+            found = [line for line in self.lines() if line["event"] == event]
+            if found:
+                return found[-1]
+            assert self.process.poll() is None, self.log.read_text()
+            time.sleep(0.05)
+        raise AssertionError(self.log.read_text())
+
+
+@contextmanager
+def served(repository: Path, folder: Path, *words: str, **variables: str) -> Iterator[Server]:
+    log = folder / "log"
+    command = [sys.executable, "-m", "scripts.cli", "serve", "--port", "0", *words]
+    with open(log, "w") as stream:
+        variables = {**environment(repository), **variables}
+        process = subprocess.Popen(command, cwd=repository, env=variables, stderr=stream)
+    try:
+        server = Server(process, log, 0)
+        server.port = int(server.wait_for("listening")["http"].rpartition(":")[2])
+        yield server
+    finally:
+        process.kill()
+        process.wait()
+
+
+def ask(connection: http.client.HTTPConnection, text: str = TEXT) -> tuple[dict, bool]:
+    """An answer, and whether the server closes the connection after it."""
+    connection.request("POST", "/parse", json.dumps({"text": text}), {"content-type": "application/json"})
+    reply = connection.getresponse()
+    return json.loads(reply.read()), reply.will_close
+
+
+def test_a_server_reloads_and_ends_without_losing_a_request(repository: Path, tmp_path: Path):
+    bundle = shutil.copytree(repository / "models" / "conv-nar-topv2", tmp_path / "b")
+    answers: list[dict] = []
+    lost: list[Exception] = []
+
+    def client(port: int) -> None:
+        """Asks one request after another, until the server closes the connection after an answer."""
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)) as connection:
+            closes = False
+            while not closes:
+                try:
+                    answer, closes = ask(connection)
+                    answers.append(answer)
+                except Exception as error:
+                    lost.append(error)
+                    return
+
+    with served(repository, tmp_path, "--bundle", str(bundle)) as server:
+        threads = [threading.Thread(target=client, args=(server.port,)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for("bundle reloaded")
+        (bundle / "decoder.int8.onnx").write_bytes(b"")
+        server.process.send_signal(signal.SIGHUP)
+        assert "E325" in server.wait_for("bundle was not reloaded")["error"]
+        server.process.send_signal(signal.SIGTERM)
+        for thread in threads:
+            thread.join(PATIENCE)
+        assert server.process.wait(PATIENCE) == 0
+        assert not lost and len(answers) >= len(threads)
+        assert {answer["hypotheses"][0]["text"].split()[0] for answer in answers} == {"[IN:CREATE_REMINDER"}
+        assert server.lines()[-1]["event"] == "ended"
+        assert sum(line["event"] == "request" for line in server.lines()) == len(answers)
+        assert TEXT not in server.log.read_text()
+
+
+def chromium() -> str | None:
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.mark.skipif(chromium() is None, reason="there is no chromium, chromium-browser or google-chrome on PATH")
+def test_the_page_in_a_browser(repository: Path, tmp_path: Path):
+    from playwright.sync_api import expect, sync_playwright
+
+    models = repository / "models"
+    words = ["--bundle", str(models / "conv-nar-topv2"), "--bundle", str(models / "raf-topv2")]
+    variables = {"FRAMEFILL_TOKEN": "secret"}
+    with served(repository, tmp_path, *words, **variables) as server, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 360, "height": 740})
+        page.set_default_timeout(1000 * PATIENCE)
+        expect.set_options(timeout=1000 * PATIENCE)
+        faults: list[str] = []
+        asked: list[str] = []
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("console", lambda told: faults.append(told.text) if "Content Security" in told.text else None)
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(f"http://127.0.0.1:{server.port}/")
+        expect(page.locator("#status")).to_contain_text("E527")
+        page.fill("#token", "secret")
+        page.focus("#text")
+        page.keyboard.type("😀 remind me to call mum at 6")
+        page.keyboard.press("Enter")
+        card = page.locator("article[aria-label=conv-nar-topv2]")
+        expect(card.locator("mark").nth(1)).to_have_text("call mumTODO")
+        assert card.locator("mark").all_text_contents() == ["mePERSON_REMINDED", "call mumTODO", "at 6DATE_TIME"]
+        expect(card.locator(".drawing svg text", has_text="IN:CREATE_REMINDER")).to_be_visible()
+        assert card.locator(".readings li").count() == 3
+        page.locator("input[type=radio]").first.focus()
+        page.keyboard.press("ArrowDown")
+        expect(card.locator("input[type=radio]").nth(1)).to_be_checked()
+        assert (
+            card.locator(".drawing").get_attribute("aria-label") == card.locator(".readings code").nth(1).text_content()
+        )
+        page.locator("input[value=raf-topv2]").check()
+        rival = page.locator("article[aria-label=raf-topv2]")
+        expect(rival.locator(".scenarios tbody tr").first).to_contain_text("bank")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360, "the page is wider than a phone"
+        page.fill("#text", "<img src=x onerror=alert(1)> wake me at 6")
+        page.keyboard.press("Enter")
+        expect(card.locator(".utterance")).to_contain_text("<img src=x")
+        assert page.locator("img").count() == 0 and not faults
+        assert {url.split("/")[2] for url in asked} == {f"127.0.0.1:{server.port}"}
+        page.set_viewport_size({"width": 1100, "height": 800})
+        left, right = card.bounding_box(), rival.bounding_box()
+        assert left and right and left["y"] == right["y"] and left["x"] < right["x"], "bundles are not side by side"
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def service(repository: Path) -> Service:
+    return Service([repository / "models" / "conv-nar-topv2"], names=Names({"CREATE_REMINDER": "HassRemind"}))
+
+
+def at_home(service: Service, work) -> None:
+    async def run() -> None:
+        server = WyomingServer(service, "tcp://127.0.0.1:0")
+        await server.start()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await work(server)
+        finally:
+            await server.close()
+
+    asyncio.run(run())
+
+
+def test_wyoming_answers_its_own_client(service: Service):
+    async def work(server: WyomingServer) -> None:
+        async with AsyncTcpClient("127.0.0.1", server.port) as client:
+            await client.write_event(Describe().event())
+            info = Info.from_event(await client.read_event())
+            assert [program.name for program in info.intent] == ["conv-nar-topv2"]
+            assert info.intent[0].models[0].languages == ["en"] and info.intent[0].installed
+            for request in (
+                Transcript(TEXT, context={"conversation_id": "7"}),
+                Recognize(TEXT, {"conversation_id": "7"}),
+            ):
+                await client.write_event(request.event())
+                intent = Intent.from_event(await client.read_event())
+                assert intent.name == "HassRemind" and intent.context == {"conversation_id": "7"}
+                found = {entity.name: entity.value for entity in intent.entities}
+                assert found == {"PERSON_REMINDED": "me", "TODO": "call mum", "DATE_TIME": "at 6"}
+            await client.write_event(Ping("x").event())
+            assert Pong.from_event(await client.read_event()).text == "x"
+            await client.write_event(Event("nothing-of-ours"))
+            for text in ("", " ", "a" * 5000, None, 7):
+                await client.write_event(Event("transcript", {"text": text}))
+                assert (await client.read_event()).type == "error"
+                assert NotRecognized.is_type((await client.read_event()).type)
+            await client.write_event(SelectProgram("none").event())
+            await client.write_event(Transcript(TEXT).event())
+            assert "E529" in (await client.read_event()).data["text"]
+
+    at_home(service, work)
+
+
+def test_wyoming_refuses_an_abstention(service: Service, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("assistants.shapes.home_assistant.accepted", lambda answer, names: None)
+
+    async def work(server: WyomingServer) -> None:
+        async with AsyncTcpClient("127.0.0.1", server.port) as client:
+            await client.write_event(Transcript("hello").event())
+            assert NotRecognized.is_type((await client.read_event()).type)
+
+    at_home(service, work)
+
+
+def test_wyoming_outlives_bad_clients(service: Service):
+    bad = [
+        b"[]\n", b"{\n", b"{}\n", b"\xff\n", b"a" * 200_000, b'{"type": "transcript", "data": 7}\n',
+        b'{"type": "transcript", "data_length": 99999999999}\n', b'{"type": "x", "payload_length": "9"}\n',
+        b'{"type": "select-program"}\n', b"[" * 60_000 + b"\n", b'{"type": "describe", "data_length": 5}\n[1,2]',
+    ]  # fmt: skip
+
+    async def work(server: WyomingServer) -> None:
+        for line in bad:
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(line)
+            writer.write_eof()
+            with suppress(ConnectionError):  # what the server has not read, it need not
+                await reader.read()
+            writer.close()
+        async with AsyncTcpClient("127.0.0.1", server.port) as client:
+            await client.write_event(Transcript(TEXT).event())
+            assert Intent.is_type((await client.read_event()).type)
+
+    at_home(service, work)
+
+
+def test_wyoming_answers_before_it_ends(service: Service):
+    async def work(server: WyomingServer) -> None:
+        async with AsyncTcpClient("127.0.0.1", server.port) as client, AsyncTcpClient("127.0.0.1", server.port) as idle:
+            await client.write_event(Transcript(TEXT).event())
+            await asyncio.sleep(0.001)
+            while not any(connection.busy for connection in server._connections.values()):
+                await asyncio.sleep(0)
+            service.draining = True
+            await server.close()
+            assert Intent.is_type((await client.read_event()).type)
+            assert await client.read_event() is None and await idle.read_event() is None
+
+    try:
+        at_home(service, work)
+    finally:
+        service.draining = False
+
+
+@pytest.mark.parametrize(
+    "uri", ["stdio://", "tcp://127.0.0.1", "tcp://127.0.0.1:x", "http://127.0.0.1:1", "", "unix://"]
+)
+def test_wrong_addresses_are_refused(service: Service, uri: str):
+    with pytest.raises(UsageError, match="E536"):
+        WyomingServer(service, uri)
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["--timeout", "0"], "E538"), (["--timeout", "nan"], "E538"), (["--threshold", "1.5"], "E539"),
+        (["--rate", "fast"], "E478"), (["--max-batch", "0"], "E402"), (["--port", "-1"], "E402"),
+        (["--names", "none.yaml"], "E520"), (["--bundle", "none"], "E320"), (["--port", "99999"], "E537"),
+        (["--host", "203.0.113.1"], "E537"),
+    ],
+)  # fmt: skip
+def test_wrong_options_are_refused(
+    repository: Path, words: list[str], code: str, capsys, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("assistants.serving.logs.configure", lambda: None)
+    given = [] if "--bundle" in words else ["--bundle", str(repository / "models" / "conv-nar-topv2")]
+    assert main(["serve", *given, *words]) == 2
+    assert code in capsys.readouterr().err
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert main(["serve"]) == 2
+    assert "E477" in (told := capsys.readouterr().err) and "pip install 'framefill[serve]'" in told
+
+
+def test_wyoming_alone_opens_no_other_port(monkeypatch: pytest.MonkeyPatch, repository: Path):
+    called = []
+
+    async def serve(service, app, host, port, wyoming):
+        called.append((app is not None, host, port, wyoming))
+
+    monkeypatch.setattr("assistants.serving.server.serve", serve)
+    monkeypatch.setattr("assistants.serving.logs.configure", lambda: None)
+    monkeypatch.setitem(os.environ, "FRAMEFILL_TOKEN", "")
+    bundle = ["--bundle", str(repository / "models" / "conv-nar-topv2"), "--wyoming", "tcp://127.0.0.1:1"]
+    assert main(["serve", *bundle]) == 0 and main(["serve", *bundle, "--port", "7"]) == 0
+    assert called == [(False, "127.0.0.1", 5005, "tcp://127.0.0.1:1"), (True, "127.0.0.1", 7, "tcp://127.0.0.1:1")]
