@@ -19,7 +19,7 @@ class FramefillError(ValueError):
 
     Args:
         code: stable identifier, ``E1xx`` frames and labels, ``E2xx`` corpus files, ``E3xx`` bundles and
-            checkpoints, ``E4xx`` the command line, ``E5xx`` the machine (disk, network, memory).
+            checkpoints, ``E4xx`` the command line, ``E5xx`` the machine (disk, network, memory) and servers.
         what: the fault in one sentence, with the offending value.
         where: the file, line or column, where there is one.
         remedy: what the reader can do now.

@@ -19,7 +19,7 @@ GROUPS = {
     "2": "Corpus files",
     "3": "Bundles, checkpoints and banks",
     "4": "Commands, options and utterances",
-    "5": "The machine",
+    "5": "The machine and servers",
 }
 _CODE = re.compile(r"E\d{3}")
 _HEAD = """# Error codes
