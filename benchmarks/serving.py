@@ -62,7 +62,7 @@ def main() -> None:
 
         def server(*words: str) -> Any:
             base = ("--bundle", str(given.bundle), "--threads", str(given.threads), "--port", "0", "--timeout", "60")
-            return _server(Path(scratch), *base, *words)
+            return served(Path(scratch), *base, *words)
 
         for name, batch in (("batching", given.batch), ("no_batching", 1)):
             with server("--max-batch", str(batch), "--rate", "none") as (port, process):
@@ -100,7 +100,7 @@ def _script(texts: list[str]) -> str:
 
 
 @contextmanager
-def _server(folder: Path, *words: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+def served(folder: Path, *words: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     """A server in a process of its own, on a port that is free."""
     log = folder / "log"
     with open(log, "wb") as stream:
