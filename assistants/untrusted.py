@@ -105,7 +105,7 @@ def check_tensors(name: str, content: bytes, where: str) -> None:
     if oversized:
         raise BundleError(
             "E393",
-            f"a tensor of shape {str(oversized[0])[:100]} whose data the file does not hold.",
+            f"a tensor of shape {oversized[0][:100]} whose data the file does not hold.",
             where=f"{where}/{name}",
             remedy="Do not use this bundle; it was not written by framefill.",
         )
