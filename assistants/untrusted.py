@@ -98,7 +98,7 @@ def check_tensors(name: str, content: bytes, where: str) -> None:
     try:
         # The smallest elements have 4 bits; what reads the tensors checks sizes exactly.
         oversized = [
-            shape for shape, held in reader(content) if any(n < 0 for n in shape) or math.prod(shape) > 2 * held
+            str(shape) for shape, held in reader(content) if any(n < 0 for n in shape) or math.prod(shape) > 2 * held
         ]
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         oversized = [f"unreadable: {error!r}"]
