@@ -98,14 +98,14 @@ def check_tensors(name: str, content: bytes, where: str) -> None:
     try:
         # The smallest elements have 4 bits; what reads the tensors checks sizes exactly.
         oversized = [
-            shape for shape, held in reader(content) if any(n < 0 for n in shape) or math.prod(shape) > 2 * held
+            str(shape) for shape, held in reader(content) if any(n < 0 for n in shape) or math.prod(shape) > 2 * held
         ]
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         oversized = [f"unreadable: {error!r}"]
     if oversized:
         raise BundleError(
             "E393",
-            f"a tensor of shape {str(oversized[0])[:100]} whose data the file does not hold.",
+            f"a tensor of shape {oversized[0][:100]} whose data the file does not hold.",
             where=f"{where}/{name}",
             remedy="Do not use this bundle; it was not written by framefill.",
         )

@@ -223,10 +223,10 @@ def bundle_path(options: Any) -> Path:
     Raises:
         UsageError: no bundle is named, and none is installed.
     """
-    return default_bundle() if options.bundle is None else installed_bundle(options.bundle)
+    return default_bundle() if options.bundle is None else installed(options.bundle)
 
 
-def installed_bundle(bundle: Path) -> Path:
+def installed(bundle: Path) -> Path:
     """The bundle's path, or where there is no such file that of the installed package of this name."""
     from importlib.metadata import entry_points
 

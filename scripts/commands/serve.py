@@ -120,7 +120,7 @@ def _serve(options: Any) -> None:
         timeout=options.timeout, waiting=options.max_waiting, connections=options.max_connections, batch=options.max_batch,
     )  # fmt: skip
     service = Service(
-        [common.installed_bundle(path) for path in options.bundle] if options.bundle else [common.default_bundle()],
+        [common.installed(path) for path in options.bundle or ()] or [common.default_bundle()],
         allowed,
         Names.read(options.names) if options.names is not None else None,
         options.precision,
