@@ -29,8 +29,6 @@ CONTRIB = "com.microsoft"
 MIDDLE = 128
 #: Largest magnitude of an activation in int8.
 LARGEST = 127
-#: Scale of a row of zeros.
-TINY = 1e-30
 
 
 def quantized(content: bytes) -> bytes:
@@ -63,8 +61,7 @@ def by_row(content: bytes) -> bytes:
     model = onnx.ModelProto.FromString(content)
     graph = model.graph
     found = _Graph(graph)
-    constants = {
-        "row_scale_floor": np.array(TINY, np.float32),
+    constants: dict[str, np.ndarray] = {
         "row_axis": np.array([-1], np.int64),
         "row_step": np.array(1 / LARGEST, np.float32),
         "row_zero_point": np.array(MIDDLE, np.uint8),
@@ -97,10 +94,12 @@ def by_row(content: bytes) -> bytes:
 
 
 def _quantize_rows(x: str, quantized: str) -> Iterator[NodeProto]:
-    """``x`` ``[..., K]`` in uint8, each row divided by its largest magnitude ``[..., 1]``."""
+    """``x`` ``[..., K]`` in uint8, each row divided by its largest magnitude ``[..., 1]``.
+
+    A row of zeros, divided by zero, becomes arbitrary integers; their product is multiplied by the magnitude, zero, again.
+    """
     yield helper.make_node("Abs", [x], [f"{quantized}_abs"])
-    yield helper.make_node("ReduceMax", [f"{quantized}_abs", "row_axis"], [f"{quantized}_max"], keepdims=1)
-    yield helper.make_node("Max", [f"{quantized}_max", "row_scale_floor"], [_scale_of(quantized)])
+    yield helper.make_node("ReduceMax", [f"{quantized}_abs", "row_axis"], [_scale_of(quantized)], keepdims=1)
     yield helper.make_node("Div", [x, _scale_of(quantized)], [f"{quantized}_unit"])
     yield helper.make_node("QuantizeLinear", [f"{quantized}_unit", "row_step", "row_zero_point"], [quantized])
 
