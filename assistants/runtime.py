@@ -18,6 +18,7 @@ from frames.errors import BundleError, FramefillError
 from frames.ontology import Ontology
 from frames.tokenization import PieceTokenizer
 from parsers.aliases import known_options
+from parsers.confidence import BACKGROUND, Background, Confidence
 from parsers.nar import DecodingConfig
 
 
@@ -66,6 +67,9 @@ def _load(bundle: Bundle, path: Path | str, precision: str | None, threads: int)
             parser = BundleParser(backend, tokenizer, ontology, form, options)
     except (KeyError, TypeError) as error:
         raise BundleError("E331", f"the manifest lacks {error}.", where=str(path), remedy="Export again.") from error
+    if "confidence" in bundle.manifest:
+        background = Background.from_bytes(bundle.read(BACKGROUND), str(path))
+        parser.confidence = Confidence.from_dict(bundle.manifest["confidence"], background, str(path))
     parser.manifest, parser.precision = bundle.manifest, precision
     parser.workers = threads or os.cpu_count() or 1
     return parser
