@@ -13,7 +13,6 @@ import torch
 
 from assistants import runtime
 from assistants.bundle import changeable, rewritten
-from assistants.onnx_backend import BundleParser
 from data.out_of_scope import OutOfScope
 from data.topv2.reader import Example
 from frames.errors import UsageError
@@ -33,11 +32,18 @@ from parsers.confidence import (
     Reading,
     frame_features,
     pooled,
+    sigmoid,
     slot_features,
 )
 from parsers.groups import in_groups
 from parsers.interface import Hypothesis
+from parsers.nar import NonAutoregressiveParser
 
+#: Figures of a calibration in the manifest, beside the coefficients.
+FIGURES = (
+    "threshold", "rows", "expected_calibration_error", "expected_calibration_error_of_slots", "answered",
+    "right_of_answered", "out_of_scope_refused",
+)  # fmt: skip
 #: Rows that the coefficients are fitted on, and rows that the figures are of.
 FITTED, REPORTED = slice(0, None, 2), slice(1, None, 2)
 #: Training rows whose encoder states are looked at, about.
@@ -72,16 +78,31 @@ class Calibration:
     Attributes:
         confidence: the coefficients.
         manifest: what the manifest says of them.
-        parsed: the eval rows as parsed, in their order.
         probabilities: of the eval rows' frames.
         refused: probabilities of the out-of-scope utterances' frames.
     """
 
     confidence: Confidence
     manifest: dict[str, Any]
-    parsed: list[Parsed]
     probabilities: np.ndarray
     refused: np.ndarray
+
+
+@dataclass(frozen=True)
+class Collected:
+    """All that probabilities are fitted on.
+
+    Attributes:
+        background: the utterances of training.
+        parsed: the eval rows as parsed, in their order.
+        gold: their decoupled frames.
+        foreign: the out-of-scope utterances as parsed.
+    """
+
+    background: Background
+    parsed: list[Parsed]
+    gold: list[Frame]
+    foreign: list[Parsed]
 
 
 class _Recorder(Confidence):
@@ -120,25 +141,33 @@ def calibrate_bundle(
         MachineError: the disk is full; the bundle is left as it was.
     """
     bundle = changeable(path)
-    found = calibrated(runtime.load(path), train, examples, out_of_scope, progress)
+    parser = runtime.load(path)
+    found = calibrated(parser, collect(parser, train, examples, out_of_scope, progress))
     with locked(bundle.path), rewritten(bundle, {BACKGROUND}) as (staging, manifest):
         write_bytes(staging / BACKGROUND, found.confidence.background.to_bytes())
         manifest["confidence"] = found.manifest
     return found
 
 
-def calibrated(
-    parser: BundleParser,
+def collect(
+    parser: NonAutoregressiveParser,
     train: Sequence[Example],
     examples: Sequence[Example],
     out_of_scope: Sequence[OutOfScope],
     progress: Callable[[int], None] = lambda done: None,
-) -> Calibration:
-    """As :func:`calibrate_bundle`, of a parser that is left as it is."""
-    gold = [example.frame.decoupled() for example in examples]
-    background = _background(parser, train)
-    parsed = _parsed(parser, [example.utterance for example in examples], progress)
-    foreign = _parsed(parser, [entry.utterance for entry in out_of_scope], progress)
+) -> Collected:
+    """Parses what probabilities are fitted on; arguments as for :func:`calibrate_bundle`."""
+    return Collected(
+        _background(parser, train),
+        _parsed(parser, [example.utterance for example in examples], progress),
+        [example.frame.decoupled() for example in examples],
+        _parsed(parser, [entry.utterance for entry in out_of_scope], progress),
+    )
+
+
+def calibrated(parser: NonAutoregressiveParser, collected: Collected) -> Calibration:
+    """Fits on every other row and reports on the rest; changes nothing."""
+    background, parsed, gold, foreign = collected.background, collected.parsed, collected.gold, collected.foreign
     right = np.array([row.hypothesis.frame == frame for row, frame in zip(parsed, gold, strict=True)])
     if min(right[FITTED].sum(), (~right[FITTED]).sum()) < 5 or len(right) < 4:
         raise UsageError(
@@ -169,7 +198,7 @@ def calibrated(
         "right_of_answered": round(float(right[REPORTED][answered].mean()), 4) if answered.any() else None,
         "out_of_scope_refused": round(float((refused[REPORTED] < threshold).mean()), 4),
     }
-    return Calibration(confidence, {**figures, **confidence.to_dict()}, parsed, probabilities, refused)
+    return Calibration(confidence, {**figures, **confidence.to_dict()}, probabilities, refused)
 
 
 def fit(features: np.ndarray, right: np.ndarray, switch: int) -> Logistic:
@@ -219,12 +248,7 @@ def calibration_error(probabilities: np.ndarray, right: np.ndarray) -> float:
     return round(float(sum(gaps) / max(1, len(right))), 4)
 
 
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """Log-odds to probabilities."""
-    return 1 / (1 + np.exp(-np.clip(logits, -30, 30)))
-
-
-def _background(parser: BundleParser, train: Sequence[Example]) -> Background:
+def _background(parser: NonAutoregressiveParser, train: Sequence[Example]) -> Background:
     counts: Counter[int] = Counter()
     for begin in range(0, len(train), CHUNK):
         for source in parser.tokenizer.batch([example.utterance for example in train[begin : begin + CHUNK]]):
@@ -236,12 +260,14 @@ def _background(parser: BundleParser, train: Sequence[Example]) -> Background:
     return Background.fit(np.stack(states), [example.frame.root.label for example in rows], pieces)
 
 
-def _states(parser: BundleParser, sources: list[Source]) -> list[np.ndarray]:
+def _states(parser: NonAutoregressiveParser, sources: list[Source]) -> list[np.ndarray]:
     encoded = parser._encode(sources)
-    return list(pooled(encoded.memory, encoded.mask))
+    return list(pooled(np.asarray(encoded.memory), encoded.mask))
 
 
-def _parsed(parser: BundleParser, utterances: Sequence[str], progress: Callable[[int], None]) -> list[Parsed]:
+def _parsed(
+    parser: NonAutoregressiveParser, utterances: Sequence[str], progress: Callable[[int], None]
+) -> list[Parsed]:
     recorder = _Recorder()
     before, parser.confidence = parser.confidence, recorder
     found = []
@@ -277,7 +303,9 @@ def _slots(parsed: Sequence[Parsed], gold: Sequence[Frame], logits: np.ndarray) 
     return np.concatenate(features), np.array(right)
 
 
-def _others(parser: BundleParser, wrong: Sequence[Parsed], parsed: Sequence[Parsed], gold: Sequence[Frame]) -> float:
+def _others(
+    parser: NonAutoregressiveParser, wrong: Sequence[Parsed], parsed: Sequence[Parsed], gold: Sequence[Frame]
+) -> float:
     """Share of rows with a wrong best frame whose right one is among the other candidates."""
     frames = {row.source.text: frame for row, frame in zip(parsed, gold, strict=True)}
     texts = [row.source.text for row in wrong[:: max(1, len(wrong) // SECOND_LOOKS)]]

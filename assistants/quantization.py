@@ -21,7 +21,15 @@ import onnx
 from onnx import NodeProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
+from assistants.bundle import changeable, rewritten
+from assistants.onnx_backend import PRECISIONS
 from frames.errors import BundleError
+from frames.files import write_bytes
+from frames.locks import locked
+from parsers.aliases import known_options
+from parsers.confidence import BACKGROUND
+from parsers.nar import DecodingConfig
+from parsers.raf.candidate import RAFDecodingConfig
 
 #: Domain of onnxruntime's own operators.
 CONTRIB = "com.microsoft"
@@ -169,3 +177,22 @@ class _Graph:
 def _unsigned(values: np.ndarray) -> np.ndarray:
     """int8 as uint8 with the zero point in the middle."""
     return (values.astype(np.int16) + MIDDLE).astype(np.uint8) if values.dtype == np.int8 else values
+
+
+def convert(path: Path | str) -> None:
+    """Converts a bundle folder with dynamically quantized graphs, whole or not at all.
+
+    Raises:
+        BundleError: the bundle cannot be read, or its graphs are not as ``quantize_dynamic`` writes them.
+        MachineError: the disk is full; the bundle is left as it was.
+    """
+    bundle = changeable(path)
+    suffix = PRECISIONS["int8"]
+    graphs = {name: by_row(bundle.read(name)) for name in bundle.manifest["files"] if name.endswith(suffix)}
+    with locked(bundle.path), rewritten(bundle, {*graphs, BACKGROUND}) as (staging, manifest):
+        for name, content in graphs.items():
+            write_bytes(staging / name, content)
+        kind = RAFDecodingConfig if "scenarios" in manifest else DecodingConfig
+        manifest["decoding"] = known_options(kind, manifest["decoding"])
+        manifest["metrics"] = {}
+        manifest.pop("confidence", None)

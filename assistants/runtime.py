@@ -54,8 +54,8 @@ def _load(bundle: Bundle, path: Path | str, precision: str | None, threads: int)
     ontology = Ontology.from_dict(json.loads(bundle.read("ontology.json")), str(path))
     parser: BundleParser
     try:
-        decoding, form = bundle.manifest["decoding"], bundle.manifest["form"]
-        if decoding.get("rescored"):
+        decoding = known_options(DecodingConfig, bundle.manifest["decoding"])
+        if decoding.get("num_rescored"):
             graphs["rescorer"] = bundle.read("rescorer" + PRECISIONS[precision])
         if "scenarios" in bundle.manifest:
             from assistants.raf import RAFBundleParser
@@ -63,8 +63,7 @@ def _load(bundle: Bundle, path: Path | str, precision: str | None, threads: int)
             parser = RAFBundleParser.of(bundle, PRECISIONS[precision], graphs, tokenizer, ontology)
         else:
             backend = OnnxBackend(graphs)
-            options = DecodingConfig(**known_options(DecodingConfig, decoding))
-            parser = BundleParser(backend, tokenizer, ontology, form, options)
+            parser = BundleParser(backend, tokenizer, ontology, bundle.manifest["form"], DecodingConfig(**decoding))
     except (KeyError, TypeError) as error:
         raise BundleError("E331", f"the manifest lacks {error}.", where=str(path), remedy="Export again.") from error
     if "confidence" in bundle.manifest:

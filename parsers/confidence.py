@@ -207,8 +207,8 @@ class Confidence:
         """
         logits = self.frames.logits(frame_features(self.background, sources, states, lengths, readings))
         return [
-            (_probability(logit), self._of_slots(reading, logit))
-            for logit, reading in zip(logits.tolist(), readings, strict=True)
+            (probability, self._of_slots(reading, logit))
+            for probability, logit, reading in zip(sigmoid(logits).tolist(), logits.tolist(), readings, strict=True)
         ]
 
     def of_others(self, best: float, readings: Sequence[Reading]) -> list[tuple[float, tuple[float, ...]]]:
@@ -230,7 +230,7 @@ class Confidence:
 
     def _of_slots(self, reading: Reading, logit: float) -> tuple[float, ...]:
         features = slot_features(reading, logit)
-        return tuple(map(_probability, self.slots.logits(features).tolist())) if len(features) else ()
+        return tuple(sigmoid(self.slots.logits(features)).tolist()) if len(features) else ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, without the background."""
@@ -352,5 +352,6 @@ def _logit(probability: float) -> float:
     return math.log(kept / (1 - kept))
 
 
-def _probability(logit: float) -> float:
-    return 1 / (1 + math.exp(-min(max(logit, -30.0), 30.0)))
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Log-odds to probabilities."""
+    return 1 / (1 + np.exp(-np.clip(logits, -30, 30)))

@@ -34,7 +34,7 @@ class DecodingConfig:
         length_beam: lengths that compete (the paper uses 1, 3 or 5).
         constrained: search among well-formed frames; False takes the best token of every position.
         length_weight: weight of the length's log-probability beside the tokens'.
-        rescored: frames of each utterance, best first, that the rescorer scores; 0 for a model without one.
+        num_rescored: frames of each utterance, best first, that the rescorer scores; 0 for a model without one.
         rescoring_weight: share of the rescorer's log-probability in a frame's score, the rest being the decoder's.
         rescoring_margin: frames whose log-probability is further than this behind the best are not rescored, so that an
             utterance with one likely frame costs no second pass.
@@ -43,12 +43,12 @@ class DecodingConfig:
     length_beam: int = 5
     constrained: bool = True
     length_weight: float = 1.0
-    rescored: int = 0
+    num_rescored: int = 0
     rescoring_weight: float = 0.5
     rescoring_margin: float = 2.0
 
     def __post_init__(self) -> None:
-        if self.rescored and not self.constrained:
+        if self.num_rescored and not self.constrained:
             raise ValueError("rescored frames come from the search among well-formed ones: give constrained: true")
         if self.length_beam < 1:
             raise ValueError(f"length_beam {self.length_beam} must be at least 1")
@@ -146,10 +146,10 @@ class NonAutoregressiveParser:
         """The likeliest frame of each utterance, or where several are wanted all that were looked at, best first."""
         encoded = self._encode(sources)
         ranked, prior = self._lengths(encoded)
-        wanted = max(n_best, self.config.rescored)
-        margin = math.inf if n_best > 1 else self.config.rescoring_margin if self.config.rescored else 0.0
+        wanted = max(n_best, self.config.num_rescored)
+        margin = math.inf if n_best > 1 else self.config.rescoring_margin if self.config.num_rescored else 0.0
         found, candidates = self._search(encoded, ranked, prior, wanted, margin)
-        if self.config.rescored:
+        if self.config.num_rescored:
             found = self._rescored(encoded, found)
         if n_best > 1:
             for row, decoded in enumerate(found):

@@ -200,10 +200,10 @@ class RAFParser(NonAutoregressiveParser):
         self, encoded: Encoded, margin: float
     ) -> tuple[list[list[Candidate]], list[dict[int, LengthCandidate]]]:
         """The span pointer's frames within the margin, best first, and the lengths that it has scored, of each row."""
-        if not self.config.compositions:
+        if not self.config.num_composed:
             return [[] for _ in encoded.sources], [{} for _ in encoded.sources]
         length_beam, prior = self._lengths(encoded)
-        decoded, scored = self._search(encoded, length_beam, prior, self.config.compositions, margin)
+        decoded, scored = self._search(encoded, length_beam, prior, self.config.num_composed, margin)
         frames = [
             [
                 Candidate(tokens, "composed", template(tokens), decoder_score=d.score)
@@ -222,7 +222,7 @@ class RAFParser(NonAutoregressiveParser):
     def _retrieve(self, encoded: Encoded, composed: list[list[Candidate]], margin: float) -> list[Retrieved]:
         """Log-probabilities of the likeliest scenarios within the margin, and of the composed frames' that the bank has."""
         query = self.backend.query(encoded.memory, encoded.mask)
-        scores, scenario_ids = self.table.index.search(query, self.config.scenarios)
+        scores, scenario_ids = self.table.index.search(query, self.config.num_retrieved)
         scores = scores * self.table.scale
         log_probs = scores - np.log(np.exp(scores - scores[:, :1]).sum(axis=1, keepdims=True)) - scores[:, :1]
         near = (scenario_ids >= 0) & (log_probs >= log_probs[:, :1] - margin)
@@ -313,7 +313,7 @@ class RAFParser(NonAutoregressiveParser):
         if not c.compose_weight:
             return candidates
         known = self._known(candidates, encoded.priors.shape[1] - 1)
-        if not (c.rescored and c.rescoring_weight == 1):
+        if not (c.num_rescored and c.rescoring_weight == 1):
             unscored = [entry for entry in known if entry.candidate.decoder_score is None]
             self._score_by_decoder(encoded, unscored, scored_lengths, _floors(candidates, margin))
             candidates = [
@@ -321,7 +321,7 @@ class RAFParser(NonAutoregressiveParser):
                 for of_row, floor in zip(candidates, _floors(candidates, margin), strict=True)
             ]
             known = self._known(candidates, encoded.priors.shape[1] - 1)
-        if c.rescored:
+        if c.num_rescored:
             scores = self._rescore(encoded, [(entry.row, entry.ids) for entry in known])
             for entry, score in zip(known, scores, strict=True):
                 entry.candidate.rescorer_score = score
