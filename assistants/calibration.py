@@ -171,7 +171,7 @@ def calibrated(parser: NonAutoregressiveParser, collected: Collected) -> Calibra
     right = np.array([row.hypothesis.frame == frame for row, frame in zip(parsed, gold, strict=True)])
     if min(right[FITTED].sum(), (~right[FITTED]).sum()) < 5 or len(right) < 4:
         raise UsageError(
-            "E513",
+            "E332",
             f"{len(right)} rows, {int(right.sum())} of them right, are too few to fit probabilities on.",
             remedy="Give more rows, or a parser that is neither always right nor always wrong.",
         )

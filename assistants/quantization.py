@@ -157,7 +157,7 @@ class _Graph:
             values, zeros, columns = (self._constant(name) for name in (weight, zero, weight_scale))
         except (KeyError, ValueError, StopIteration) as error:
             raise BundleError(
-                "E510",
+                "E517",
                 f"the product {node.name!r} is not as onnxruntime's dynamic quantization writes it ({error!r}).",
                 remedy="Export the fp32 graph again, and report the version of onnxruntime.",
             ) from error

@@ -31,7 +31,7 @@ def read_out_of_scope(path: Path | str = INCLUDED) -> list[OutOfScope]:
     rows = [line.split("\t") for line in lines]
     if header.split("\t") != ["category", "utterance"] or any(len(row) != 2 or not row[1].strip() for row in rows):
         raise CorpusError(
-            "E514",
+            "E214",
             "the columns are not `category` and `utterance`.",
             where=str(path),
             remedy="Write a line of these two names, then one utterance a line, with a tab between the columns.",

@@ -125,7 +125,7 @@ class Background:
                 raise ValueError("shapes do not fit each other")
         except (ValueError, KeyError, OSError, EOFError, IndexError, zipfile.BadZipFile) as error:
             raise BundleError(
-                "E511",
+                "E518",
                 f"the training rows' statistics cannot be read ({error}).",
                 where=where,
                 remedy="Run `framefill calibrate --bundle` again.",
@@ -257,7 +257,7 @@ class Confidence:
             return cls(background, frames, slots, float(value["others"]))
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(
-                "E512",
+                "E519",
                 f"the coefficients of the probabilities cannot be read ({error}).",
                 where=where,
                 remedy="Run `framefill calibrate --bundle` again.",
