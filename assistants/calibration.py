@@ -52,6 +52,8 @@ STATES = 12_000
 SECOND_LOOKS = 300
 #: Share of the answered rows that are right at the threshold.
 TARGET = 0.95
+#: Times that an out-of-scope utterance is counted beside an eval row, of which there are many more.
+FOREIGN_WEIGHT = 3
 #: Bins of the expected calibration error, as in Guo et al. 2017.
 BINS = 15
 #: Weight of the squared coefficients, for a row.
@@ -176,14 +178,18 @@ def calibrated(parser: NonAutoregressiveParser, collected: Collected) -> Calibra
             remedy="Give more rows, or a parser that is neither always right nor always wrong.",
         )
     features, foreign_features = _features(background, parsed), _features(background, foreign)
-    fitted = np.concatenate((features[FITTED], foreign_features[FITTED]))
-    of_fitted = np.concatenate((right[FITTED], np.zeros(len(foreign_features[FITTED]), dtype=bool)))
-    frames = fit(fitted, of_fitted, FEATURES.index("rivals"))
+    wrong = np.tile(foreign_features[FITTED], (FOREIGN_WEIGHT, 1))
+    frames = fit(
+        np.concatenate((features[FITTED], wrong)),
+        np.concatenate((right[FITTED], np.zeros(len(wrong), dtype=bool))),
+        FEATURES.index("rivals"),
+    )
     slots = _slots(parsed[FITTED], gold[FITTED], frames.logits(features[FITTED]))
     slot_model = fit(*slots, SLOT_FEATURES.index("tokens_known"))
     others = _others(parser, list(np.array(parsed[FITTED], dtype=object)[~right[FITTED]]), parsed, gold)
-    confidence = Confidence(background, frames, slot_model, others)
-    probabilities, refused = sigmoid(frames.logits(features)), sigmoid(frames.logits(foreign_features))
+    knots = monotone(sigmoid(frames.logits(features[FITTED])), right[FITTED])
+    confidence = Confidence(background, frames, slot_model, others, knots)
+    probabilities, refused = (confidence.calibrated(frames.logits(x)) for x in (features, foreign_features))
     threshold = least_threshold(probabilities[FITTED], right[FITTED])
     reported = _slots(parsed[REPORTED], gold[REPORTED], frames.logits(features[REPORTED]))
     answered = probabilities[REPORTED] >= threshold
@@ -228,6 +234,14 @@ def fit(features: np.ndarray, right: np.ndarray, switch: int) -> Logistic:
     optimizer.step(closure)  # type: ignore[arg-type]
     found = weights.detach().numpy()
     return Logistic(mean, deviation, found[:-1], float(found[-1]), switch)
+
+
+def monotone(probabilities: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Knots ``[2, K]`` of a monotone function from probabilities to frequencies: the means of :data:`BINS` bins of equal size."""
+    bins = np.array_split(np.argsort(probabilities, kind="stable"), BINS)
+    means = [(probabilities[rows].mean(), right[rows].mean()) for rows in bins if len(rows)]
+    knots = np.array([(0.0, 0.0), *means, (1.0, 1.0)]).T
+    return np.maximum.accumulate(knots, axis=1)
 
 
 def least_threshold(probabilities: np.ndarray, right: np.ndarray, target: float = TARGET) -> float:

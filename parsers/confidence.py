@@ -1,6 +1,7 @@
 """Calibrated probabilities of hypotheses, from what a parser has at hand once it has parsed.
 
-A logistic regression over a few features of a reading (:data:`FEATURES`), as Platt scaling is over one (Platt 1999). The
+A logistic regression over a few features of a reading (:data:`FEATURES`), as Platt scaling is over one (Platt 1999), whose
+result is mapped to observed frequencies by a monotone piecewise linear function, as histogram binning does in steps. The
 distance of the utterance from the training rows, which refuses utterances of other domains, is the Mahalanobis distance of
 the mean encoder state to the nearest intent's mean under one shared covariance (Lee et al. 2018, arXiv 1807.03888; for
 utterances Podolskiy et al. 2021, arXiv 2101.03778).
@@ -25,9 +26,9 @@ from frames.tokenization import Source
 
 #: Features of a reading, in the order of the coefficients:
 #: its score; its score a token; how far its score is ahead of the next candidate's, at most :data:`MARGIN`, and whether there
-#: is another; the least log-probability of its tokens, and whether they are known; the log-probability of the likeliest
-#: length; the log of the number of pieces; the share of pieces in no slot; the mean and the largest rarity of a piece; the
+#: is another; the least score of its tokens, and whether they are known; the score of the likeliest length; the log of the number of pieces; the share of pieces in no slot; the mean and the largest rarity of a piece; the
 #: Mahalanobis distance of the utterance from the nearest intent's mean, and how much further the frame's own intent is.
+#: Scores are log-probabilities on a log scale (:func:`_log_scale`).
 FEATURES = (
     "score", "token_score", "margin", "rivals", "least_token", "tokens_known", "length", "pieces", "uncovered",
     "mean_rarity", "rarity", "distance", "own_distance",
@@ -41,6 +42,8 @@ BACKGROUND = "confidence.npz"
 MARGIN = 8.0
 #: Log-probabilities below this count as this.
 FLOOR = -20.0
+#: Log-probabilities closer to 0 than this are told apart no more.
+EPSILON = 1e-3
 
 
 @dataclass(frozen=True)
@@ -187,12 +190,14 @@ class Confidence:
         frames: log-odds that a frame is right, from :data:`FEATURES`.
         slots: log-odds that a slot is right, from :data:`SLOT_FEATURES`.
         others: share of the utterances with a wrong best frame whose right one is among the other candidates.
+        knots: what ``frames`` gives, and how often that was right ``[2, K]``, both ascending from 0 to 1.
     """
 
     background: Background
     frames: Logistic
     slots: Logistic
     others: float
+    knots: np.ndarray
 
     def probabilities(
         self, sources: Sequence[Source], states: np.ndarray, lengths: np.ndarray, readings: Sequence[Reading]
@@ -208,8 +213,14 @@ class Confidence:
         logits = self.frames.logits(frame_features(self.background, sources, states, lengths, readings))
         return [
             (probability, self._of_slots(reading, logit))
-            for probability, logit, reading in zip(sigmoid(logits).tolist(), logits.tolist(), readings, strict=True)
+            for probability, logit, reading in zip(
+                self.calibrated(logits).tolist(), logits.tolist(), readings, strict=True
+            )
         ]
+
+    def calibrated(self, logits: np.ndarray) -> np.ndarray:
+        """Probabilities from the log-odds of ``frames``."""
+        return np.interp(sigmoid(logits), *self.knots)
 
     def of_others(self, best: float, readings: Sequence[Reading]) -> list[tuple[float, tuple[float, ...]]]:
         """As :meth:`probabilities`, for the candidates behind the best one.
@@ -240,6 +251,7 @@ class Confidence:
             "slot_features": list(SLOT_FEATURES),
             "slots": self.slots.to_dict(),
             "others": self.others,
+            "knots": [[round(float(x), 6) for x in row] for row in self.knots],
         }
 
     @classmethod
@@ -254,7 +266,10 @@ class Confidence:
                 raise ValueError("other features")
             frames = Logistic.from_dict(value["frames"], len(FEATURES))
             slots = Logistic.from_dict(value["slots"], len(SLOT_FEATURES))
-            return cls(background, frames, slots, float(value["others"]))
+            knots = np.array(value["knots"], np.float64)
+            if knots.ndim != 2 or len(knots) != 2 or (np.diff(knots) < 0).any():
+                raise ValueError("knots are not two ascending rows")
+            return cls(background, frames, slots, float(value["others"]), knots)
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(
                 "E519",
@@ -287,13 +302,13 @@ def frame_features(
         nearest = float(to_intents.min())
         rows.append(
             [
-                reading.score,
-                reading.score / len(tokens),
+                _log_scale(reading.score),
+                _log_scale(reading.score / len(tokens)),
                 MARGIN if reading.rival is None else min(reading.score - reading.rival, MARGIN),
                 reading.rival is not None,
-                _least(reading.token_scores, range(len(tokens))),
+                _log_scale(_least(reading.token_scores, range(len(tokens)))),
                 known,
-                max(length, FLOOR),
+                _log_scale(length),
                 math.log(len(source)),
                 1 - _covered(tokens, len(source)) / len(source),
                 float(rarities.mean()),
@@ -331,6 +346,11 @@ def _slots(tokens: Sequence[Token]) -> list[tuple[int, list[int]]]:
             if token == CLOSE:
                 open_brackets.pop()
     return found
+
+
+def _log_scale(log_probability: float) -> float:
+    """A log-probability on a scale on which -0.1 and -0.01 are as far apart as -10 and -1; NaN stays NaN."""
+    return -math.log(EPSILON - min(log_probability, 0.0)) if log_probability == log_probability else log_probability
 
 
 def _least(scores: Sequence[float] | None, places: Sequence[int]) -> float:

@@ -10,7 +10,7 @@ import pytest
 
 from assistants import runtime
 from assistants.answers import answer
-from assistants.calibration import calibration_error, fit, least_threshold
+from assistants.calibration import calibration_error, fit, least_threshold, monotone
 from data.out_of_scope import INCLUDED, read_out_of_scope
 from frames.errors import BundleError, CorpusError
 from frames.nodes import Slot, walk
@@ -59,9 +59,14 @@ def test_damaged_coefficients_are_refused(background: Background):
         with pytest.raises(BundleError, match="E518"):
             Background.from_bytes(damaged)
     zeros = [Logistic(np.zeros(n), np.ones(n), np.zeros(3 * n), 0.0, 0) for n in (len(FEATURES), len(SLOT_FEATURES))]
-    value = Confidence(background, *zeros, 0.5).to_dict()
+    value = Confidence(background, *zeros, 0.5, np.array([[0.0, 0.5, 1.0], [0.0, 0.7, 1.0]])).to_dict()
     assert Confidence.from_dict(value, background).to_dict() == value
-    for wrong in ({}, {**value, "features": ["score"]}, {**value, "slots": value["frames"]}, {**value, "others": "x"}):
+    for wrong in (
+        {},
+        {**value, "features": ["score"]},
+        {**value, "slots": value["frames"]},
+        {**value, "knots": [[0, 1], [1, 0]]},
+    ):
         with pytest.raises(BundleError, match="E519"):
             Confidence.from_dict(wrong, background)
 
@@ -77,6 +82,15 @@ def test_fit_finds_the_probabilities_that_made_the_rows():
     assert np.abs(found - truth)[4000:].mean() < 0.03
     assert calibration_error(found[4000:], right[4000:]) < 0.04
     assert calibration_error(np.full(100, 0.9), np.arange(100) < 50) == pytest.approx(0.4)
+
+
+def test_knots_map_to_observed_frequencies():
+    generator = np.random.default_rng(0)
+    claimed = generator.random(6000)
+    right = generator.random(6000) < claimed**2
+    knots = monotone(claimed[:3000], right[:3000])
+    assert (np.diff(knots) >= 0).all() and knots[:, 0].tolist() == [0, 0] and knots[:, -1].tolist() == [1, 1]
+    assert calibration_error(np.interp(claimed, *knots)[3000:], right[3000:]) < 0.03 < calibration_error(claimed, right)
 
 
 @pytest.mark.parametrize("seed", range(5))
