@@ -49,7 +49,7 @@ FITTED, REPORTED = slice(0, None, 2), slice(1, None, 2)
 #: Training rows whose encoder states are looked at, about.
 STATES = 12_000
 #: Rows with a wrong best frame among whose other candidates the right one is looked for, about.
-SECOND_LOOKS = 300
+SECOND_LOOKS = 100
 #: Share of the answered rows that are right at the threshold.
 TARGET = 0.95
 #: Times that an out-of-scope utterance is counted beside an eval row, of which there are many more.
