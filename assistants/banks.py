@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load, save
 
-from assistants.bundle import Bundle, changeable, refuse_changed
+from assistants.bundle import Bundle, changeable, rewritten
 from frames.errors import BundleError
 from frames.files import write_bytes
-from frames.folders import whole_folder, write_manifest
 from frames.locks import locked
 from retrieval.bank import ScenarioBank
 from retrieval.index import ScenarioIndex
@@ -93,11 +92,5 @@ def change(path: Path | str, edit: Callable[[ScenarioTable], ScenarioTable]) -> 
     with locked(path):
         bundle = changeable(path)
         table = edit(read(bundle))
-        with whole_folder(path) as staging:
-            manifest = dict(bundle.manifest)
-            for name in manifest["files"]:
-                if name not in (SCENARIOS, INDEX, LEAVES):
-                    write_bytes(staging / name, bundle.read(name))
+        with rewritten(bundle, {SCENARIOS, INDEX, LEAVES}) as (staging, manifest):
             manifest["scenarios"] = write(table, manifest["scenarios"]["gloss"], staging)
-            write_manifest(staging, manifest)
-            refuse_changed(bundle)

@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from assistants.untrusted import MAX_BYTES, MAX_MANIFEST, check_archive, check_names, check_size, check_tensors
 from frames.errors import BundleError, UsageError
-from frames.files import UNREADABLE_ZIP, write_json
-from frames.folders import MANIFEST
+from frames.files import UNREADABLE_ZIP, write_bytes, write_json
+from frames.folders import MANIFEST, whole_folder, write_manifest
 from frames.locks import locked
 
 #: Version of the format; a reader refuses another.
@@ -144,6 +145,29 @@ def refuse_changed(bundle: Bundle) -> None:
         raise UsageError(
             "E452", "the bundle was changed meanwhile.", where=str(bundle.path), remedy="Run the command again."
         )
+
+
+@contextmanager
+def rewritten(bundle: Bundle, without: Collection[str]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yields a copy of a bundle's folder and of its manifest, which replace the bundle when the block ends without an error.
+
+    Args:
+        bundle: as :func:`changeable` gives it; its folder is :func:`frames.locks.locked`.
+        without: files that the block writes anew, or that go.
+
+    Raises:
+        BundleError: a file is damaged.
+        UsageError: the folder holds anything that is not the bundle's, or was exported anew meanwhile.
+        MachineError: the disk is full; the bundle is left as it was.
+    """
+    with whole_folder(bundle.path) as staging:
+        manifest = dict(bundle.manifest)
+        for name in manifest["files"]:
+            if name not in without:
+                write_bytes(staging / name, bundle.read(name))
+        yield staging, manifest
+        write_manifest(staging, manifest)
+        refuse_changed(bundle)
 
 
 def keep_metrics(bundle: Bundle, metrics: Mapping[str, Any]) -> None:

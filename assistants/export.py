@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import io
-import logging
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import onnx
-from onnxruntime.quantization import QuantType, quantize_dynamic
-
 from assistants import banks, runtime
 from assistants.bundle import FORMAT
 from assistants.graphs import difference, graphs, onnx_bytes
+from assistants.quantization import quantized
 from frames.errors import UsageError
 from frames.files import write_bytes
 from frames.folders import check_replaceable, whole_folder, write_manifest
@@ -109,11 +106,10 @@ def _write(
             path = staging / f"{graph.name}.onnx"
             content = onnx_bytes(graph)
             worst = max(worst, difference(graph, content))
-            write_bytes(path, content)
+            if "fp32" in precisions:
+                write_bytes(path, content)
             if "int8" in precisions:
-                _quantize(path, path.with_suffix(".int8.onnx"))
-            if "fp32" not in precisions:
-                path.unlink()
+                write_bytes(path.with_suffix(".int8.onnx"), quantized(content))
         module.assets.tokenizer.save(staging / "tokenizer.json")
         module.assets.ontology.save(staging / "ontology.json")
         table = _scenarios(module, staging) if isinstance(module, RAFModule) else {}
@@ -135,20 +131,6 @@ def _write(
 def _scenarios(module: RAFModule, folder: Path) -> dict[str, Any]:
     """Writes bank, index and leaf states; returns what the manifest says of them."""
     return {"scenarios": banks.write(module.parser().table, module.config.gloss, folder)}
-
-
-def _quantize(source: Path, target: Path) -> None:
-    """Dynamic int8 quantization of matrix products and embeddings, weights per output channel."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)  # the quantizer advises preprocessing that the exporter has already done
-    try:
-        # The exporter's shape annotations of intermediate values contradict the quantizer's own inference.
-        model = onnx.load(source)
-        del model.graph.value_info[:]
-        quantize_dynamic(model, target, per_channel=True, weight_type=QuantType.QInt8)
-    finally:
-        root.setLevel(level)
 
 
 def _zip(folder: Path, out: Path) -> None:

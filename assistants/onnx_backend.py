@@ -83,6 +83,8 @@ class BundleParser(NonAutoregressiveParser):
 
     manifest: dict[str, Any]
     precision: str
+    #: The int8 graphs' small operators are fastest while their operands stay in a core's cache.
+    group_size = 16
 
     def warm_up(self) -> None:
         """Parses once, so that the first request takes no longer than those after it."""

@@ -18,6 +18,7 @@ from frames.errors import BundleError, FramefillError
 from frames.ontology import Ontology
 from frames.tokenization import PieceTokenizer
 from parsers.aliases import known_options
+from parsers.confidence import BACKGROUND, Background, Confidence
 from parsers.nar import DecodingConfig
 
 
@@ -53,8 +54,8 @@ def _load(bundle: Bundle, path: Path | str, precision: str | None, threads: int)
     ontology = Ontology.from_dict(json.loads(bundle.read("ontology.json")), str(path))
     parser: BundleParser
     try:
-        decoding, form = bundle.manifest["decoding"], bundle.manifest["form"]
-        if decoding.get("rescored"):
+        decoding = known_options(DecodingConfig, bundle.manifest["decoding"])
+        if decoding.get("num_rescored"):
             graphs["rescorer"] = bundle.read("rescorer" + PRECISIONS[precision])
         if "scenarios" in bundle.manifest:
             from assistants.raf import RAFBundleParser
@@ -62,10 +63,12 @@ def _load(bundle: Bundle, path: Path | str, precision: str | None, threads: int)
             parser = RAFBundleParser.of(bundle, PRECISIONS[precision], graphs, tokenizer, ontology)
         else:
             backend = OnnxBackend(graphs)
-            options = DecodingConfig(**known_options(DecodingConfig, decoding))
-            parser = BundleParser(backend, tokenizer, ontology, form, options)
+            parser = BundleParser(backend, tokenizer, ontology, bundle.manifest["form"], DecodingConfig(**decoding))
     except (KeyError, TypeError) as error:
         raise BundleError("E331", f"the manifest lacks {error}.", where=str(path), remedy="Export again.") from error
+    if "confidence" in bundle.manifest:
+        background = Background.from_bytes(bundle.read(BACKGROUND), str(path))
+        parser.confidence = Confidence.from_dict(bundle.manifest["confidence"], background, str(path))
     parser.manifest, parser.precision = bundle.manifest, precision
     parser.workers = threads or os.cpu_count() or 1
     return parser

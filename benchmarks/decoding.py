@@ -33,10 +33,10 @@ def main() -> None:
     assert isinstance(module.decoding, DecodingConfig), "only non-autoregressive parsers choose a length"
     trained = module.decoding
     ways = {
-        "constrained": replace(trained, rescored=0),
-        "best tokens": replace(trained, constrained=False, rescored=0),
+        "constrained": replace(trained, num_rescored=0),
+        "best tokens": replace(trained, constrained=False, num_rescored=0),
     }
-    if trained.rescored:
+    if trained.num_rescored:
         ways = {"rescored": trained, **ways}
 
     def parser_of(decoding: DecodingConfig) -> Parser:

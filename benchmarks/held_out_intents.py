@@ -23,7 +23,9 @@ from retrieval.scenario import Scenario
 def main() -> None:
     """Measures, prints and writes."""
     asked = options(__doc__, "results/trials/raf_held_out_intents/intents_added.json", rows=False)
-    asked.add_argument("--leave-score", type=float, help="decoding.leave_score, for bundles that expect new intents")
+    asked.add_argument(
+        "--out-of-bank-score", type=float, help="decoding.out_of_bank_score, for bundles that expect new intents"
+    )
     asked.add_argument(
         "--lift", type=float, help="model.lift, by which vectors of scenarios that come later are multiplied"
     )
@@ -33,8 +35,8 @@ def main() -> None:
     held_out = sorted(made["data"].get("without_intents") or ())
     if not isinstance(module, RAFModule) or not held_out:
         raise SystemExit(f"{given.checkpoint} is no raf checkpoint trained with data.without_intents")
-    if given.leave_score is not None:
-        module.decoding.leave_score = given.leave_score
+    if given.out_of_bank_score is not None:
+        module.decoding.out_of_bank_score = given.out_of_bank_score
     assert module.model is not None
     if given.lift is not None:
         module.model.lift = given.lift
@@ -59,7 +61,7 @@ def main() -> None:
     result = {
         "scenarios_added": len(new),
         "rows": {**{intent: len(examples) for intent, examples in rows.items()}, "others": len(others)},
-        "leave_score": module.decoding.leave_score,
+        "out_of_bank_score": module.decoding.out_of_bank_score,
         "lift": module.model.lift,
         "exact_match_before": before,
         "exact_match_after": after,

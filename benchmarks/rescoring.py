@@ -46,11 +46,13 @@ def main() -> None:
     root = data_root(given.data_root)
     examples = spread(read_split(root, given.split), given.rows)
     module, made = load_module(given.checkpoint)
-    if not isinstance(module.decoding, DecodingConfig) or not module.decoding.rescored:
-        raise SystemExit(f"{given.checkpoint} has no rescorer: train with model.rescoring_layers and decoding.rescored")
+    if not isinstance(module.decoding, DecodingConfig) or not module.decoding.num_rescored:
+        raise SystemExit(
+            f"{given.checkpoint} has no rescorer: train with model.rescoring_layers and decoding.num_rescored"
+        )
     parsers = []
     for weight in (0.0, 1.0):
-        module.decoding = replace(module.decoding, rescored=given.frames, rescoring_weight=weight)
+        module.decoding = replace(module.decoding, num_rescored=given.frames, rescoring_weight=weight)
         parsers.append(module.parser())
     rows: list[list[Scored]] = []
     for begin in track(range(0, len(examples), CHUNK), "parsing"):

@@ -65,8 +65,8 @@ class NARModule(ParserModule):
     def __init__(self, model: NARConfig, decoding: DecodingConfig, optimization: NAROptimizationConfig) -> None:
         super().__init__(model, decoding, optimization)
         self._teacher: Teacher | None = None
-        if decoding.rescored and not getattr(model, "rescoring_layers", 0):
-            raise ValueError("decoding.rescored needs model.rescoring_layers of at least 1")
+        if decoding.num_rescored and not getattr(model, "rescoring_layers", 0):
+            raise ValueError("decoding.num_rescored needs model.rescoring_layers of at least 1")
 
     def parser(self) -> NonAutoregressiveParser:
         """See :meth:`ParserModule.parser`."""

@@ -21,6 +21,11 @@ RENAMED = {
     "refresh": "bank_refresh_steps",
     "scenarios_read": "scenarios_encoded_per_step",
     "warmup_share": "retrieval_only_share",
+    # decoding
+    "rescored": "num_rescored",
+    "scenarios": "num_retrieved",
+    "compositions": "num_composed",
+    "leave_score": "out_of_bank_score",
     # data
     "start": "init_from",
     "variants": "num_augmented",

@@ -21,7 +21,9 @@ PAIRS = SIZE * 80**2
 T = TypeVar("T")
 
 
-def in_groups(sources: Sequence[Source], work: Callable[[list[Source]], list[T]], workers: int = 1) -> list[T]:
+def in_groups(
+    sources: Sequence[Source], work: Callable[[list[Source]], list[T]], workers: int = 1, size: int = SIZE
+) -> list[T]:
     """Does ``work`` for groups of utterances.
 
     Args:
@@ -29,12 +31,13 @@ def in_groups(sources: Sequence[Source], work: Callable[[list[Source]], list[T]]
         work: gives one result for each utterance of a group.
         workers: threads that work on groups side by side; more than one pays where ``work`` leaves the interpreter to
             the others most of the time.
+        size: utterances of a group at most.
 
     Returns:
         The results in the order of ``sources``.
     """
     pairs = np.array([len(source) ** 2 for source in sources])
-    places = [group.tolist() for group in by_length(pairs, PAIRS, SIZE)]
+    places = [group.tolist() for group in by_length(pairs, PAIRS, size)]
     groups = [[sources[i] for i in group] for group in places]
     if workers > 1 and len(groups) > 1:
         with ThreadPoolExecutor(workers) as pool:

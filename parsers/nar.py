@@ -17,8 +17,9 @@ from frames.errors import FrameError
 from frames.linearization import POINTER_FORMS, TargetIds
 from frames.ontology import Ontology
 from frames.tokenization import PieceTokenizer, Source
+from parsers.confidence import Confidence, Reading, pooled
 from parsers.constrained import Decoded, Grammar, LengthCandidate, decode, greedy
-from parsers.groups import in_groups, pad
+from parsers.groups import SIZE, in_groups, pad
 from parsers.interface import Hypothesis, check_request
 
 #: Input id of a target position whose token the decoder does not see.
@@ -32,7 +33,7 @@ class DecodingConfig:
     Attributes:
         length_beam: lengths that compete (the paper uses 1, 3 or 5).
         constrained: search among well-formed frames; False takes the best token of every position.
-        rescored: frames of each utterance, best first, that the rescorer scores; 0 for a model without one.
+        num_rescored: frames of each utterance, best first, that the rescorer scores; 0 for a model without one.
         rescoring_weight: share of the rescorer's log-probability in a frame's score, the rest being the decoder's.
         rescoring_margin: frames whose log-probability is further than this behind the best are not rescored, so that an
             utterance with one likely frame costs no second pass.
@@ -40,12 +41,12 @@ class DecodingConfig:
 
     length_beam: int = 5
     constrained: bool = True
-    rescored: int = 0
+    num_rescored: int = 0
     rescoring_weight: float = 0.5
     rescoring_margin: float = 2.0
 
     def __post_init__(self) -> None:
-        if self.rescored and not self.constrained:
+        if self.num_rescored and not self.constrained:
             raise ValueError("rescored frames come from the search among well-formed ones: give constrained: true")
         if self.length_beam < 1:
             raise ValueError(f"length_beam {self.length_beam} must be at least 1")
@@ -99,9 +100,13 @@ class NonAutoregressiveParser:
     Attributes:
         workers: threads that parse groups of utterances side by side, where the backend's arithmetic leaves the
             interpreter to others; one thread for each group costs less than many for each matrix.
+        group_size: utterances of a group at most.
+        confidence: gives hypotheses their probabilities; None from a parser that is not calibrated.
     """
 
     workers = 1
+    group_size = SIZE
+    confidence: Confidence | None = None
 
     def __init__(
         self, backend: Backend, tokenizer: PieceTokenizer, ontology: Ontology, form: str, config: DecodingConfig
@@ -114,28 +119,65 @@ class NonAutoregressiveParser:
     def parse(self, utterances: Sequence[str], n_best: int = 1) -> list[list[Hypothesis]]:
         """See :class:`parsers.interface.Parser`."""
         sources = self.tokenizer.batch(check_request(utterances, n_best))
-        best = in_groups(sources, lambda group: list(self._parse(group, 1)), self.workers)
+        best = in_groups(sources, lambda group: list(self._parse(group, 1)), self.workers, self.group_size)
         if n_best == 1:
             return best
-        # Looked at without margins, another frame may come first; the answer is the one that is given when it is alone.
-        several = in_groups(sources, lambda group: list(self._parse(group, n_best)), self.workers)
+        several = in_groups(sources, lambda group: list(self._parse(group, n_best)), self.workers, self.group_size)
+        return [self._ranked(first, found)[:n_best] for (first,), found in zip(best, several, strict=True)]
+
+    def _ranked(self, first: Hypothesis, found: list[Hypothesis]) -> list[Hypothesis]:
+        """Hypotheses found without margins, with the answer that is given when it is alone before all others."""
+        same, *others = sorted(found, key=lambda hypothesis: hypothesis.frame != first.frame)
+        if self.confidence is None or first.probability is None:
+            return [same, *others]
+        readings = [Reading(other.trace["tokens"], None, other.score, None) for other in others]
+        probabilities = self.confidence.of_others(first.probability, readings)
         return [
-            sorted(found, key=lambda hypothesis: hypothesis.frame != first.frame)[:n_best]
-            for (first,), found in zip(best, several, strict=True)
+            replace(same, probability=first.probability, slots=first.slots),
+            *(
+                replace(other, probability=probability, slots=slots)
+                for other, (probability, slots) in zip(others, probabilities, strict=True)
+            ),
         ]
 
     def _parse(self, sources: list[Source], n_best: int) -> Iterator[list[Hypothesis]]:
         """The likeliest frame of each utterance, or where several are wanted all that were looked at, best first."""
         encoded = self._encode(sources)
         ranked, prior = self._lengths(encoded)
-        wanted = max(n_best, self.config.rescored)
-        margin = math.inf if n_best > 1 else self.config.rescoring_margin if self.config.rescored else 0.0
-        found, _ = self._search(encoded, ranked, prior, wanted, margin)
-        if self.config.rescored:
+        wanted = max(n_best, self.config.num_rescored)
+        margin = math.inf if n_best > 1 else self.config.rescoring_margin if self.config.num_rescored else 0.0
+        found, candidates = self._search(encoded, ranked, prior, wanted, margin)
+        if self.config.num_rescored:
             found = self._rescored(encoded, found)
-        for row, decoded in enumerate(found):
-            returned = decoded[: 1 if n_best == 1 else None]
-            yield [self._hypothesis(d, sources[row], ranked[row], prior[row]) for d in returned]
+        if n_best > 1:
+            for row, decoded in enumerate(found):
+                yield [self._hypothesis(d, sources[row], ranked[row], prior[row]) for d in decoded]
+            return
+        hypotheses = [self._hypothesis(d[0], sources[row], ranked[row], prior[row]) for row, d in enumerate(found)]
+        readings = [
+            Reading(
+                hypothesis.trace["tokens"],
+                token_scores(of_row[decoded[0].candidate], decoded[0].ids),
+                hypothesis.score,
+                decoded[1].score if len(decoded) > 1 else None,
+            )
+            for hypothesis, of_row, decoded in zip(hypotheses, candidates, found, strict=True)
+        ]
+        yield from ([hypothesis] for hypothesis in self._with_probabilities(encoded, hypotheses, readings))
+
+    def _with_probabilities(
+        self, encoded: Encoded, best: list[Hypothesis], readings: Sequence[Reading]
+    ) -> list[Hypothesis]:
+        """The best hypothesis of each row with its probability, where the parser is calibrated."""
+        if self.confidence is None:
+            return best
+        states = pooled(np.asarray(encoded.memory), encoded.mask)
+        lengths = encoded.priors[:, 1:].max(axis=1)
+        probabilities = self.confidence.probabilities(encoded.sources, states, lengths, readings)
+        return [
+            replace(hypothesis, probability=probability, slots=slots)
+            for hypothesis, (probability, slots) in zip(best, probabilities, strict=True)
+        ]
 
     def _encode(self, sources: list[Source]) -> Encoded:
         pieces, mask = pad(sources, self.tokenizer.pad_id)
@@ -242,3 +284,8 @@ class NonAutoregressiveParser:
                 raise
             frame = None
         return Hypothesis(frame, decoded.score, trace)
+
+
+def token_scores(length: LengthCandidate, ids: Sequence[int]) -> list[float]:
+    """Log-probability of each token of a target of this length."""
+    return [length.scores[i][token] for i, token in enumerate(ids)]

@@ -86,8 +86,8 @@ def test_decoding_options_that_cannot_be_read(word: str, tmp_path: Path, capsys)
 
 
 def test_decoding_options_have_their_types():
-    options = decoding_options(["rescored=4", "constrained=false", "weight=0.5", "index=sq8"])
-    assert options == {"rescored": 4, "constrained": False, "weight": 0.5, "index": "sq8"}
+    options = decoding_options(["num_rescored=4", "constrained=false", "weight=0.5", "index=sq8"])
+    assert options == {"num_rescored": 4, "constrained": False, "weight": 0.5, "index": "sq8"}
 
 
 @pytest.mark.parametrize("name", ["empty.ckpt", "text.ckpt", "zip.ckpt"])

@@ -65,7 +65,7 @@ def test_bank_commands_add_and_remove_a_scenario(raf_bundle: Path, tmp_path: Pat
     parser = runtime.load(folder)
     assert isinstance(parser, RAFBundleParser)
     scenario = Scenario.parse(new)
-    parser.config.scenarios = len(parser.table.bank)
+    parser.config.num_retrieved = len(parser.table.bank)
     (candidates,) = parser.candidates(parser.tokenizer.batch(["brew two cups of coffee"]))
     mine = next(candidate for candidate in candidates if candidate.scenario == scenario)
     assert mine.decoder_score is None and mine.retrieval_score is not None

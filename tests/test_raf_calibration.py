@@ -45,9 +45,9 @@ def test_calibrate_command_writes_weights_into_the_checkpoint(
     assert main([*words, "--domains", "alarm"]) == 0
     alone = json.loads(record.read_text())
     assert sum(alone["rows"].values()) == len(read_split(corpus, "eval", ["alarm"])) and alone["domains"] == ["alarm"]
-    assert main([*words, "--decoding", "scenarios=5"]) == 0
+    assert main([*words, "--decoding", "num_retrieved=5"]) == 0
     figures = json.loads(record.read_text())
-    assert figures["decoding"]["scenarios"] == 5
+    assert figures["decoding"]["num_retrieved"] == 5
     assert figures["rows"] == {"fitted": 60, "reported": 60}
     assert set(figures["after"]) == {"exact_match", "in_bank", "out_of_bank", "best_of_candidates"}
     module, _ = load_module(copy)

@@ -33,7 +33,7 @@ def test_weigh_replaces_scores_that_a_module_does_not_give():
         Candidate(tokens, "bank", scenario, -1.0, -2.0, decoder_score=-3.0),
         Candidate(tokens, "bank", scenario, -1.0, -2.0, rescorer_score=-4.0),
     ]
-    config = RAFDecodingConfig(fill_weight=0.5, compose_weight=2.0, leave_score=-7.0, rescoring_weight=0.25)
+    config = RAFDecodingConfig(fill_weight=0.5, compose_weight=2.0, out_of_bank_score=-7.0, rescoring_weight=0.25)
     scores = CandidateScores.from_candidates([candidates, candidates[:1]])
     bank, mixed = -1.0 + 0.5 * -2.0, 0.75 * -3.0 + 0.25 * -4.0
     wanted = [bank + 2 * mixed, -7.0 + 2 * mixed, bank + 2 * bank, bank + 2 * -3.0, bank + 2 * -4.0]
@@ -85,7 +85,9 @@ def test_candidates_are_scored_by_decoder_and_rescorer(raf_checkpoint: Path, cor
     sources = module.assets.tokenizer.batch([row.utterance for row in read_split(corpus, "eval")[:20]])
     runs = []
     for rescored, weight in ((0, 0.5), (8, 1.0), (8, 0.25)):
-        module.decoding = replace(module.decoding, rescored=rescored, rescoring_weight=weight, scenario_margin=math.inf)
+        module.decoding = replace(
+            module.decoding, num_rescored=rescored, rescoring_weight=weight, scenario_margin=math.inf
+        )
         found = module.parser().candidates(sources)
         runs.append([{tuple(c.tokens): c for c in candidates} for candidates in found])
     rows, ids = 0, TargetIds(module.assets.ontology)
@@ -114,7 +116,7 @@ def test_candidates_behind_the_margin_are_dropped_before_rescoring(raf_checkpoin
     sources = module.assets.tokenizer.batch([row.utterance for row in read_split(corpus, "eval")[:20]])
     found = []
     for margin in (math.inf, 5.0):
-        module.decoding = replace(module.decoding, rescored=8, rescoring_weight=0.5, scenario_margin=margin)
+        module.decoding = replace(module.decoding, num_rescored=8, rescoring_weight=0.5, scenario_margin=margin)
         found.append(module.parser().candidates(sources))
     dropped = 0
     for everything, near in zip(*found, strict=True):
@@ -140,7 +142,7 @@ def test_parse_ignores_margins_for_several_hypotheses(raf_checkpoint: Path, corp
 def test_parse_without_composition_stays_in_the_bank(raf_checkpoint: Path, corpus: Path):
     module, _ = load_module(raf_checkpoint)
     parser = module.parser()
-    parser.config.compositions, parser.config.compose_weight = 0, 0.0
+    parser.config.num_composed, parser.config.compose_weight = 0, 0.0
     examples = read_split(corpus, "eval")
     parsed = parser.parse([example.utterance for example in examples])
     for example, hypotheses in zip(examples, parsed, strict=True):

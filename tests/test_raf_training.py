@@ -66,7 +66,7 @@ def test_losses_teach_retrieval_and_filling(model: dict, optimization: dict, cor
         module.losses(batch)["loss"].backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
-    module.decoding.compositions, module.decoding.compose_weight = 0, 0.0
+    module.decoding.num_composed, module.decoding.compose_weight = 0, 0.0
     parsed = module.parser().parse([row.utterance for row in rows])
     assert np.mean([h[0].frame == row.frame.decoupled() for h, row in zip(parsed, rows, strict=True)]) > 0.8
 

@@ -34,7 +34,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, corpus: Path, repository: 
     encoder = save_encoder(folder / "encoder", "bert", [example.utterance for example in read_split(corpus, "train")])
     words = [
         f"--model.init_args.model.encoder={encoder}", f"--data.pretrained={encoder}", "--run=r", "--trainer.max_epochs=2",
-        "--model.init_args.model.rescoring_layers=1", "--model.init_args.decoding.rescored=6",
+        "--model.init_args.model.rescoring_layers=1", "--model.init_args.decoding.num_rescored=6",
         "--model.init_args.decoding.rescoring_margin=30",
     ]  # fmt: skip
     fit(folder, corpus, repository, *SMALL, *words, config=repository / "configs" / "span_pointer_minilm.yaml")
@@ -85,7 +85,7 @@ def test_scores_mix_those_of_decoder_and_rescorer(parser: NonAutoregressiveParse
     torch.manual_seed(0)
     for parameter in parser.backend.model.rescorer.parameters():
         parameter.data += torch.randn_like(parameter)
-    alone = _with(parser, rescored=0).parse(utterances, n_best=6)
+    alone = _with(parser, num_rescored=0).parse(utterances, n_best=6)
     ids, changed = TargetIds(parser.ontology), 0
     sources = parser.tokenizer.batch(utterances)
     rescored = _with(parser, rescoring_margin=1e6).parse(utterances, n_best=6)
@@ -108,7 +108,7 @@ def test_best_frame_is_the_same_alone_and_among_several(parser: NonAutoregressiv
     endless = _with(parser, rescoring_margin=1e6)
     for one, many in zip(endless.parse(utterances), endless.parse(utterances, n_best=6), strict=True):
         assert one[0].frame == many[0].frame
-    plain = _with(parser, rescored=0).parse(utterances)
+    plain = _with(parser, num_rescored=0).parse(utterances)
     for one, before in zip(_with(parser, rescoring_margin=0.0).parse(utterances), plain, strict=True):
         assert one[0].frame == before[0].frame
         assert np.isclose(one[0].score, before[0].score, atol=1e-4)
@@ -168,12 +168,12 @@ def test_endpoints_are_chosen_among_frames_of_one_scenario():
 
 def test_export_changes_decoding_options(trained: Path, tmp_path: Path, capsys):
     words = ["export", "--checkpoint", str(trained), "--out", str(tmp_path / "bundle"), "--precision", "int8"]
-    assert main([*words, "--decoding", "rescored=3", "rescoring_margin=1.5"]) == 0
+    assert main([*words, "--decoding", "num_rescored=3", "rescoring_margin=1.5"]) == 0
     config = runtime.load(tmp_path / "bundle").config
-    assert (config.rescored, config.rescoring_margin, config.length_beam) == (3, 1.5, 5)
+    assert (config.num_rescored, config.rescoring_margin, config.length_beam) == (3, 1.5, 5)
     for wrong, code in (
-        ("rescored", "E406"),
-        ("rescored=many", "E434"),
+        ("num_rescored", "E406"),
+        ("num_rescored=many", "E434"),
         ("colour=1", "E434"),
         ("length_beam=0", "E434"),
     ):
@@ -196,6 +196,6 @@ def test_rescorer_learns_from_a_teacher(trained: Path, corpus: Path, monkeypatch
 
 def test_rescoring_without_a_rescorer_is_refused():
     with pytest.raises(ValueError, match="rescoring_layers"):
-        SpanPointerModule(SpanPointerConfig(), DecodingConfig(rescored=4))
+        SpanPointerModule(SpanPointerConfig(), DecodingConfig(num_rescored=4))
     with pytest.raises(ValueError, match="constrained"):
-        DecodingConfig(rescored=4, constrained=False)
+        DecodingConfig(num_rescored=4, constrained=False)

@@ -241,7 +241,7 @@ def test_frames_that_are_too_long_for_the_model_are_told_before_training(
 
 def test_configurations_that_cannot_work():
     with pytest.raises(ValueError, match="rescoring_layers"):
-        ConvNARModule(decoding=DecodingConfig(rescored=2))
+        ConvNARModule(decoding=DecodingConfig(num_rescored=2))
     with pytest.raises(ValueError, match="length_beam"):
         DecodingConfig(length_beam=0)
 

@@ -22,7 +22,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, corpus: Path, repository: 
     folder = tmp_path_factory.mktemp("packed")
     encoder = save_encoder(folder / "encoder", "bert", [example.utterance for example in read_split(corpus, "train")])
     words = [f"--model.init_args.model.encoder={encoder}", f"--data.pretrained={encoder}", "--run=p"]
-    words += ["--trainer.max_epochs=1", "--model.init_args.decoding.rescored=3"]
+    words += ["--trainer.max_epochs=1", "--model.init_args.decoding.num_rescored=3"]
     fit(folder, corpus, repository, *SMALL, *words, config=repository / "configs" / "span_pointer_minilm.yaml")
     return folder / "runs" / "p" / "best.ckpt"
 

@@ -19,7 +19,7 @@ from parsers.raf.candidate import Candidate, CandidateScores, RAFDecodingConfig,
 FILL_WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0)
 COMPOSE_WEIGHTS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 12.0, 16.0)
 RESCORING_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
-LEAVE_SCORES = tuple(np.round(np.arange(-12.0, 0.5, 0.5), 1).tolist())
+OUT_OF_BANK_SCORES = tuple(np.round(np.arange(-12.0, 0.5, 0.5), 1).tolist())
 
 
 def calibrate(
@@ -47,21 +47,21 @@ def calibrate(
     for i, row in enumerate(exact):
         right[i, : len(row)], exists[i, : len(row)] = row, True
     rows = np.arange(len(candidates))
-    mixed = config.rescored and config.rescoring_weight < 1
+    mixed = config.num_rescored and config.rescoring_weight < 1
     grid = product(
         RESCORING_WEIGHTS if mixed else (config.rescoring_weight,),
         FILL_WEIGHTS,
         COMPOSE_WEIGHTS if config.compose_weight else (0.0,),
-        LEAVE_SCORES if config.compositions else (config.leave_score,),
+        OUT_OF_BANK_SCORES if config.num_composed else (config.out_of_bank_score,),
     )
     best, found = -1.0, config
-    for rescoring_weight, fill_weight, compose_weight, leave_score in grid:
+    for rescoring_weight, fill_weight, compose_weight, out_of_bank_score in grid:
         setting = replace(
             config,
             rescoring_weight=rescoring_weight,
             fill_weight=fill_weight,
             compose_weight=compose_weight,
-            leave_score=leave_score,
+            out_of_bank_score=out_of_bank_score,
         )
         chosen = np.where(exists, weigh(scores, setting), -np.inf).argmax(axis=1)
         share = float(right[rows, chosen].mean())

@@ -21,39 +21,39 @@ class RAFDecodingConfig(DecodingConfig):
 
     Attributes:
         index: kind of index, a name in :data:`retrieval.index.KINDS`; all but ``flat`` are for large banks.
-        scenarios: scenarios retrieved and filled for each utterance, at most.
+        num_retrieved: scenarios retrieved and filled for each utterance, at most.
         scenario_margin: scenarios whose log-probability is further than this behind the likeliest one's are not filled,
             and filled ones whose log-probability under the span pointer's decoder is further than this behind the best
             are dropped.
-        compositions: frames that the span pointer adds, at most; 0 never leaves the bank, as in the paper. Frames further
+        num_composed: frames that the span pointer adds, at most; 0 never leaves the bank, as in the paper. Frames further
             than ``rescoring_margin`` behind the span pointer's best are left out.
         fill_weight: weight of the log-probability of a scenario's spans, relative to the scenario's own.
-        compose_weight: weight of the span pointer's log-probability of the whole frame; 0 leaves it out. With ``rescored``,
+        compose_weight: weight of the span pointer's log-probability of the whole frame; 0 leaves it out. With ``num_rescored``,
             the rescorer scores candidates too, and alone at a ``rescoring_weight`` of 1, which is faster.
-        leave_score: score of a composed frame outside of the bank in place of the scores of retrieval and filling.
+        out_of_bank_score: score of a composed frame outside of the bank in place of the scores of retrieval and filling.
 
     Raises:
-        ValueError: a value is out of range, or ``compositions`` without ``compose_weight``.
+        ValueError: a value is out of range, or ``num_composed`` without ``compose_weight``.
     """
 
     index: IndexKind = "flat"
-    scenarios: int = 8
+    num_retrieved: int = 8
     scenario_margin: float = 6.0
-    compositions: int = 4
+    num_composed: int = 4
     fill_weight: float = 1.0
     compose_weight: float = 1.0
-    leave_score: float = -4.0
+    out_of_bank_score: float = -4.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         # Bundles' manifests and `--decoding` give plain text, which no type checker has seen.
         check_kind(self.index)
-        if self.scenarios < 1 or self.compositions < 0:
+        if self.num_retrieved < 1 or self.num_composed < 0:
             raise ValueError(
-                f"scenarios {self.scenarios} must be at least 1, compositions {self.compositions} at least 0"
+                f"num_retrieved {self.num_retrieved} must be at least 1, num_composed {self.num_composed} at least 0"
             )
-        if self.compositions and not self.compose_weight:
-            raise ValueError("compositions are scored by the span pointer: give compose_weight, or compositions: 0")
+        if self.num_composed and not self.compose_weight:
+            raise ValueError("composed frames are scored by the span pointer: give compose_weight, or num_composed: 0")
 
 
 @dataclass
@@ -109,11 +109,11 @@ class CandidateScores(NamedTuple):
 def weigh(scores: CandidateScores, config: RAFDecodingConfig) -> np.ndarray:
     """The weighted sum of the scores of each candidate, of the arrays' shape.
 
-    A candidate outside of the bank gets ``leave_score`` in place of the scores of retrieval and filling. A candidate with
+    A candidate outside of the bank gets ``out_of_bank_score`` in place of the scores of retrieval and filling. A candidate with
     labels that the span pointer does not know gets the scores of retrieval and filling in place of the span pointer's.
     """
     banked = retrieval_and_filling(scores, config)
-    banked = np.where(np.isnan(banked), config.leave_score, banked)
+    banked = np.where(np.isnan(banked), config.out_of_bank_score, banked)
     composed = composition(scores, config)
     return banked + config.compose_weight * np.where(np.isnan(composed), banked, composed)
 

@@ -21,10 +21,11 @@ from frames.frame import Frame
 from frames.linearization import CLOSE, TEXT, Token
 from frames.ontology import Ontology
 from frames.tokenization import PieceTokenizer, Source
+from parsers.confidence import Reading
 from parsers.constrained import LengthCandidate
 from parsers.groups import in_groups
 from parsers.interface import Hypothesis
-from parsers.nar import Backend, Encoded, NonAutoregressiveParser
+from parsers.nar import Backend, Encoded, NonAutoregressiveParser, token_scores
 from parsers.raf.candidate import Candidate, CandidateScores, RAFDecodingConfig, weigh
 from parsers.raf.filling import NEVER, best_spans
 from retrieval.scenario import Scenario
@@ -60,6 +61,14 @@ class KnownCandidate(NamedTuple):
     candidate: Candidate
     row: int
     ids: list[int]
+
+
+class Found(NamedTuple):
+    """The candidates of each row of a batch, and the lengths of targets that the decoder has scored for it."""
+
+    encoded: Encoded
+    candidates: list[list[Candidate]]
+    scored_lengths: list[dict[int, LengthCandidate]]
 
 
 class RAFParser(NonAutoregressiveParser):
@@ -106,7 +115,7 @@ class RAFParser(NonAutoregressiveParser):
             encoded = self._encode(group)
             return list(self.table.index.search(self.backend.query(encoded.memory, encoded.mask), scenarios)[1])
 
-        return in_groups(sources, search, self.workers)
+        return in_groups(sources, search, self.workers, self.group_size)
 
     def filled(self, sources: list[Source], scenario_ids: Sequence[int]) -> list[Candidate]:
         """Each utterance in the scenario given for it; all utterances are one batch."""
@@ -117,23 +126,52 @@ class RAFParser(NonAutoregressiveParser):
 
     def candidates(self, sources: list[Source]) -> list[list[Candidate]]:
         """The candidates of each utterance, at least one, not weighed yet."""
-        return in_groups(sources, self._candidates, self.workers)
+        return in_groups(sources, lambda group: self._candidates(group).candidates, self.workers, self.group_size)
 
     def _parse(self, sources: list[Source], n_best: int) -> Iterator[list[Hypothesis]]:
-        for source, candidates in zip(sources, self._candidates(sources, n_best), strict=True):
+        found = self._candidates(sources, n_best)
+        hypotheses = []
+        for source, candidates in zip(sources, found.candidates, strict=True):
             totals = weigh(CandidateScores.from_candidates([candidates]), self.config)[0]
             for candidate, total in zip(candidates, totals.tolist(), strict=True):
                 candidate.score = total
             candidates.sort(key=lambda candidate: -candidate.score)
             trace = {"pieces": source.pieces, "candidates": [candidate.to_trace() for candidate in candidates]}
-            yield [
-                Hypothesis(
-                    self.form.decode(candidate.tokens, source), candidate.score, {"tokens": candidate.tokens, **trace}
-                )
-                for candidate in candidates[: 1 if n_best == 1 else None]
-            ]
+            hypotheses.append(
+                [
+                    Hypothesis(
+                        self.form.decode(candidate.tokens, source),
+                        candidate.score,
+                        {"tokens": candidate.tokens, **trace},
+                    )
+                    for candidate in candidates[: 1 if n_best == 1 else None]
+                ]
+            )
+        if n_best > 1:
+            yield from hypotheses
+            return
+        readings = [
+            Reading(
+                best.tokens,
+                self._token_scores(best, scored),
+                best.score,
+                others[0].score if others else None,
+            )
+            for (best, *others), scored in zip(found.candidates, found.scored_lengths, strict=True)
+        ]
+        firsts = [first for (first,) in hypotheses]
+        yield from ([hypothesis] for hypothesis in self._with_probabilities(found.encoded, firsts, readings))
 
-    def _candidates(self, sources: list[Source], n_best: int = 1) -> list[list[Candidate]]:
+    def _token_scores(self, candidate: Candidate, scored: dict[int, LengthCandidate]) -> list[float] | None:
+        """Log-probability of each token under the decoder, None where it has not scored targets of that length."""
+        try:
+            ids = self.ids.encode(candidate.tokens)
+        except FrameError:  # a label that was added to the bank
+            return None
+        length = scored.get(len(ids))
+        return None if length is None else token_scores(length, ids)
+
+    def _candidates(self, sources: list[Source], n_best: int = 1) -> Found:
         """The candidates of each utterance with the scores of all modules, at least one, not weighed yet.
 
         1. Compose the span pointer's best frames.
@@ -156,16 +194,16 @@ class RAFParser(NonAutoregressiveParser):
         self._merge(candidates, composed, retrieved, span_scores)
         # Step 5: score.
         margin = math.inf if return_all else self.config.scenario_margin
-        return self._score_candidates(encoded, candidates, scored_lengths, margin)
+        return Found(encoded, self._score_candidates(encoded, candidates, scored_lengths, margin), scored_lengths)
 
     def _compose(
         self, encoded: Encoded, margin: float
     ) -> tuple[list[list[Candidate]], list[dict[int, LengthCandidate]]]:
         """The span pointer's frames within the margin, best first, and the lengths that it has scored, of each row."""
-        if not self.config.compositions:
+        if not self.config.num_composed:
             return [[] for _ in encoded.sources], [{} for _ in encoded.sources]
         length_beam, prior = self._lengths(encoded)
-        decoded, scored = self._search(encoded, length_beam, prior, self.config.compositions, margin)
+        decoded, scored = self._search(encoded, length_beam, prior, self.config.num_composed, margin)
         frames = [
             [
                 Candidate(tokens, "composed", template(tokens), decoder_score=d.score)
@@ -184,7 +222,7 @@ class RAFParser(NonAutoregressiveParser):
     def _retrieve(self, encoded: Encoded, composed: list[list[Candidate]], margin: float) -> list[Retrieved]:
         """Log-probabilities of the likeliest scenarios within the margin, and of the composed frames' that the bank has."""
         query = self.backend.query(encoded.memory, encoded.mask)
-        scores, scenario_ids = self.table.index.search(query, self.config.scenarios)
+        scores, scenario_ids = self.table.index.search(query, self.config.num_retrieved)
         scores = scores * self.table.scale
         log_probs = scores - np.log(np.exp(scores - scores[:, :1]).sum(axis=1, keepdims=True)) - scores[:, :1]
         near = (scenario_ids >= 0) & (log_probs >= log_probs[:, :1] - margin)
@@ -275,7 +313,7 @@ class RAFParser(NonAutoregressiveParser):
         if not c.compose_weight:
             return candidates
         known = self._known(candidates, encoded.priors.shape[1] - 1)
-        if not (c.rescored and c.rescoring_weight == 1):
+        if not (c.num_rescored and c.rescoring_weight == 1):
             unscored = [entry for entry in known if entry.candidate.decoder_score is None]
             self._score_by_decoder(encoded, unscored, scored_lengths, _floors(candidates, margin))
             candidates = [
@@ -283,7 +321,7 @@ class RAFParser(NonAutoregressiveParser):
                 for of_row, floor in zip(candidates, _floors(candidates, margin), strict=True)
             ]
             known = self._known(candidates, encoded.priors.shape[1] - 1)
-        if c.rescored:
+        if c.num_rescored:
             scores = self._rescore(encoded, [(entry.row, entry.ids) for entry in known])
             for entry, score in zip(known, scores, strict=True):
                 entry.candidate.rescorer_score = score

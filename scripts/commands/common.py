@@ -165,7 +165,7 @@ def check_outputs(overwrite: bool, **paths: Path | None) -> None:
 
 
 def decoding_options(words: Sequence[str]) -> dict[str, Any]:
-    """Options of decoding from words like ``rescored=4``.
+    """Options of decoding from words like ``num_rescored=4``.
 
     Raises:
         UsageError: a word is not ``OPTION=VALUE``, or its value is neither a number, a truth value nor a name.
@@ -180,7 +180,7 @@ def decoding_options(words: Sequence[str]) -> dict[str, Any]:
         infinite = isinstance(value, float) and not math.isfinite(value)
         if not name or not text or infinite or not isinstance(value, (bool, int, float, str)):
             raise UsageError(
-                "E406", f"{word!r} cannot be read.", remedy="Write OPTION=VALUE, e.g. rescored=4 or index=sq8."
+                "E406", f"{word!r} cannot be read.", remedy="Write OPTION=VALUE, e.g. num_rescored=4 or index=sq8."
             )
         options[name] = value
     return options

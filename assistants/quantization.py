@@ -1,0 +1,198 @@
+"""int8 graphs whose result for a row does not depend on the rows beside it.
+
+onnxruntime's dynamic quantization takes one activation scale from a whole tensor, so an utterance gets other activations,
+and sometimes another frame, in a batch than alone. :func:`by_row` gives every row of a matrix product a scale of its own, as
+vector-wise quantization does (Dettmers et al. 2022, arXiv 2208.07339, section 3.2). The weights stay what they are.
+
+Weights become unsigned, with a zero point of 128, because processors without VNNI saturate the 16-bit sums of a product of
+unsigned activations and signed weights; with unsigned weights every processor computes the same integers.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import NodeProto, helper, numpy_helper
+from onnxruntime.quantization import QuantType, quantize_dynamic
+
+from assistants.bundle import changeable, rewritten
+from assistants.onnx_backend import PRECISIONS
+from frames.errors import BundleError
+from frames.files import write_bytes
+from frames.locks import locked
+from parsers.aliases import known_options
+from parsers.confidence import BACKGROUND
+from parsers.nar import DecodingConfig
+from parsers.raf.candidate import RAFDecodingConfig
+
+#: Domain of onnxruntime's own operators.
+CONTRIB = "com.microsoft"
+#: Zero point of activations and of weights, the middle of uint8.
+MIDDLE = 128
+#: Largest magnitude of an activation in int8.
+LARGEST = 127
+
+
+def quantized(content: bytes) -> bytes:
+    """An fp32 graph in int8: weights of matrix products by output column, embeddings as a whole, activations by row."""
+    model = onnx.ModelProto.FromString(content)
+    # The exporter's shape annotations of intermediate values contradict the quantizer's own inference.
+    del model.graph.value_info[:]
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)  # the quantizer advises preprocessing that the exporter has already done
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "int8.onnx"
+            quantize_dynamic(model, path, per_channel=True, weight_type=QuantType.QInt8)
+            return by_row(path.read_bytes())
+    finally:
+        root.setLevel(level)
+
+
+def by_row(content: bytes) -> bytes:
+    """A dynamically quantized graph with an activation scale for each row in place of one for each tensor.
+
+    Args:
+        content: as ``quantize_dynamic`` writes it, with int8 weights by column. A graph without such products comes back
+            as it is.
+
+    Raises:
+        BundleError: the graph quantizes activations in a way that ``quantize_dynamic`` does not.
+    """
+    model = onnx.ModelProto.FromString(content)
+    graph = model.graph
+    found = _Graph(graph)
+    constants: dict[str, np.ndarray] = {
+        "row_axis": np.array([-1], np.int64),
+        "row_step": np.array(1 / LARGEST, np.float32),
+        "row_zero_point": np.array(MIDDLE, np.uint8),
+    }
+    replaced: dict[str, list[NodeProto]] = {}  # by the first output of the node whose place they take
+    removed: set[str] = set()  # outputs of nodes that go without replacement
+    for node in graph.node:
+        if node.op_type == "DynamicQuantizeLinear":
+            replaced[node.output[0]] = list(_quantize_rows(node.input[0], node.output[0]))
+        elif node.op_type == "MatMulInteger":
+            product = found.product(node)
+            constants |= product.constants
+            replaced[product.result] = product.nodes
+            removed |= product.removed
+    if not replaced:
+        return content
+    nodes = [
+        new for node in graph.node if node.output[0] not in removed for new in replaced.get(node.output[0], [node])
+    ]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    used = {name for node in graph.node for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used and tensor.name not in constants]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
+    if all(opset.domain != CONTRIB for opset in model.opset_import):
+        model.opset_import.append(helper.make_opsetid(CONTRIB, 1))
+    return model.SerializeToString()
+
+
+def _quantize_rows(x: str, quantized: str) -> Iterator[NodeProto]:
+    """``x`` ``[..., K]`` in uint8, each row divided by its largest magnitude ``[..., 1]``.
+
+    A row of zeros, divided by zero, becomes arbitrary integers; their product is multiplied by the magnitude, zero, again.
+    """
+    yield helper.make_node("Abs", [x], [f"{quantized}_abs"])
+    yield helper.make_node("ReduceMax", [f"{quantized}_abs", "row_axis"], [_scale_of(quantized)], keepdims=1)
+    yield helper.make_node("Div", [x, _scale_of(quantized)], [f"{quantized}_unit"])
+    yield helper.make_node("QuantizeLinear", [f"{quantized}_unit", "row_step", "row_zero_point"], [quantized])
+
+
+def _scale_of(quantized: str) -> str:
+    """Name of the largest magnitudes of the rows of an activation, by the name of the quantized activation."""
+    return f"{quantized}_row"
+
+
+@dataclass(frozen=True)
+class _Product:
+    """A quantized matrix product: the nodes that it becomes, and those that go.
+
+    Attributes:
+        result: name of its output.
+        nodes: in place of the node with that output.
+        removed: outputs of its other nodes.
+        constants: by name.
+    """
+
+    result: str
+    nodes: list[NodeProto]
+    removed: set[str]
+    constants: dict[str, np.ndarray]
+
+
+class _Graph:
+    """Producers, consumers and constants of a graph."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.constants = {tensor.name: tensor for tensor in graph.initializer}
+        self.producer = {output: node for node in graph.node for output in node.output}
+        self.consumers: dict[str, list[NodeProto]] = {}
+        for node in graph.node:
+            for name in node.input:
+                self.consumers.setdefault(name, []).append(node)
+
+    def product(self, node: NodeProto) -> _Product:
+        """The product of a ``MatMulInteger``: ``Cast(node) * (activation scale * weight scale)``."""
+        try:
+            activation, weight, _, zero = node.input
+            (cast,) = self.consumers[node.output[0]]
+            (scaled,) = self.consumers[cast.output[0]]
+            scales = self.producer[next(name for name in scaled.input if name != cast.output[0])]
+            activation_scale = self.producer[activation].output[1]
+            weight_scale = next(name for name in scales.input if name != activation_scale)
+            values, zeros, columns = (self._constant(name) for name in (weight, zero, weight_scale))
+        except (KeyError, ValueError, StopIteration) as error:
+            raise BundleError(
+                "E517",
+                f"the product {node.name!r} is not as onnxruntime's dynamic quantization writes it ({error!r}).",
+                remedy="Export the fp32 graph again, and report the version of onnxruntime.",
+            ) from error
+        result = scaled.output[0]
+        unsigned = {weight: _unsigned(values), zero: _unsigned(np.broadcast_to(zeros, columns.shape))}
+        inputs = [activation, weight, "row_step", weight_scale, "row_zero_point", zero]
+        nodes = [
+            helper.make_node("MatMulIntegerToFloat", inputs, [f"{result}_unit"], domain=CONTRIB),
+            helper.make_node("Mul", [f"{result}_unit", _scale_of(activation)], [result]),
+        ]
+        return _Product(result, nodes, {node.output[0], cast.output[0], scales.output[0]}, unsigned)
+
+    def _constant(self, name: str) -> np.ndarray:
+        return numpy_helper.to_array(self.constants[name])
+
+
+def _unsigned(values: np.ndarray) -> np.ndarray:
+    """int8 as uint8 with the zero point in the middle."""
+    return (values.astype(np.int16) + MIDDLE).astype(np.uint8) if values.dtype == np.int8 else values
+
+
+def convert(path: Path | str) -> None:
+    """Converts a bundle folder with dynamically quantized graphs, whole or not at all.
+
+    Raises:
+        BundleError: the bundle cannot be read, or its graphs are not as ``quantize_dynamic`` writes them.
+        MachineError: the disk is full; the bundle is left as it was.
+    """
+    bundle = changeable(path)
+    suffix = PRECISIONS["int8"]
+    graphs = {name: by_row(bundle.read(name)) for name in bundle.manifest["files"] if name.endswith(suffix)}
+    with locked(bundle.path), rewritten(bundle, {*graphs, BACKGROUND}) as (staging, manifest):
+        for name, content in graphs.items():
+            write_bytes(staging / name, content)
+        kind = RAFDecodingConfig if "scenarios" in manifest else DecodingConfig
+        manifest["decoding"] = known_options(kind, manifest["decoding"])
+        manifest["metrics"] = {}
+        manifest.pop("confidence", None)

@@ -1,0 +1,126 @@
+"""int8 graphs give a row the same numbers whatever rows are beside it, and lose little by being int8."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from assistants import quantization, runtime
+from assistants.export import export
+from assistants.quantization import by_row, convert, quantized
+from frames.errors import BundleError
+
+#: Utterances of many lengths, so that most of a batch is padding for some of them.
+UTTERANCES = [
+    "stop",
+    "wake me at 6",
+    "how long is the drive to the airport with traffic this morning if I leave before the kids are up",
+    "play some jazz",
+    "remind me to call mum tomorrow at 8 : 30 and to bring the blue folder to the office on Monday",
+    "weather",
+    "will it rain on Sunday in Boston or should I plan the picnic",
+    "delete all my alarms for next week",
+    "text Anna that I am late and ask her whether Peter has the keys",
+    "add ten minutes to the pasta timer",
+]
+
+
+def _session(content: bytes) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+
+
+@pytest.fixture(scope="module")
+def products() -> bytes:
+    """``x`` times two matrices, one of them behind a relu, as fp32."""
+    generator = np.random.default_rng(0)
+    first, second = (generator.normal(size=shape).astype(np.float32) for shape in ((48, 32), (32, 16)))
+    nodes = [
+        helper.make_node("MatMul", ["x", "first"], ["a"], name="one"),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("MatMul", ["b", "second"], ["y"], name="two"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "products",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", "source", 48])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", "source", 16])],
+        [numpy_helper.from_array(first, "first"), numpy_helper.from_array(second, "second")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
+
+
+def test_row_does_not_depend_on_rows_beside_it(products: bytes, monkeypatch: pytest.MonkeyPatch):
+    x = np.random.default_rng(1).normal(size=(3, 4, 48)).astype(np.float32)
+    x[1] *= 100  # loud neighbours
+    x[2, 3] = 0  # padding
+    ours = _session(quantized(products))
+    monkeypatch.setattr(quantization, "by_row", lambda content: content)
+    dynamic = _session(quantized(products))
+    (together,), (exact,) = ours.run(None, {"x": x}), _session(products).run(None, {"x": x})
+    for row in range(3):
+        alone = ours.run(None, {"x": x[row : row + 1]})[0][0]
+        np.testing.assert_array_equal(alone, together[row])
+    difference = np.linalg.norm(together - exact, axis=-1) / np.maximum(np.linalg.norm(exact, axis=-1), 1e-6)
+    assert difference.max() < 0.03
+    assert (together[2, 3] == 0).all()
+    # What the graphs of earlier versions did: the loud row drowns the others.
+    assert np.abs(dynamic.run(None, {"x": x})[0][0] - exact[0]).max() > 5 * np.abs(together[0] - exact[0]).max()
+
+
+def test_graphs_of_another_shape(products: bytes, monkeypatch: pytest.MonkeyPatch):
+    assert by_row(products) == products  # nothing is quantized
+    monkeypatch.setattr(quantization, "by_row", lambda content: content)
+    model = onnx.ModelProto.FromString(quantized(products))
+    cast = next(node for node in model.graph.node if node.op_type == "Cast")
+    cast.op_type = "Identity"
+    extra = helper.make_node("Identity", [cast.input[0]], ["elsewhere"])
+    model.graph.node.append(extra)
+    with pytest.raises(BundleError, match="E517"):
+        by_row(model.SerializeToString())
+
+
+@pytest.mark.parametrize("name", ["conv-nar-topv2", "span-pointer-topv2"])
+def test_included_bundles_answer_alone_as_in_a_batch(name: str, repository: Path):
+    _check(runtime.load(repository / "models" / name))
+
+
+def test_exported_bundles_answer_alone_as_in_a_batch(bundle: Path, raf_bundle: Path):
+    for path in (bundle, raf_bundle):
+        parser = runtime.load(path)
+        assert parser.precision == "int8"
+        _check(parser)
+
+
+def _check(parser: runtime.BundleParser) -> None:
+    together = parser.parse(UTTERANCES)
+    for utterance, (best, *_) in zip(UTTERANCES, together, strict=True):
+        ((alone, *_),) = parser.parse([utterance])
+        assert alone.frame == best.frame
+        # fp32 operators at the very end of a graph round by where in memory a row lies.
+        assert alone.score == pytest.approx(best.score, abs=1e-5)
+
+
+def test_earlier_bundle_loads_and_is_converted(
+    bundle: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    old = tmp_path / "old"
+    with monkeypatch.context() as patch:
+        patch.setattr(quantization, "by_row", lambda content: content)
+        export(checkpoint, old, ["int8"])
+    manifest = json.loads((old / "manifest.json").read_text())
+    earlier = {"num_rescored": "rescored"}
+    manifest["decoding"] = {earlier.get(name, name): value for name, value in manifest["decoding"].items()}
+    manifest["decoding"]["passes"] = 1
+    (old / "manifest.json").write_text(json.dumps(manifest))
+    shutil.copytree(old, tmp_path / "converted")
+    assert runtime.load(old).parse(UTTERANCES)
+    convert(tmp_path / "converted")
+    converted = json.loads((tmp_path / "converted" / "manifest.json").read_text())
+    assert converted["decoding"] == json.loads((bundle / "manifest.json").read_text())["decoding"]
+    fresh, found = runtime.load(bundle).parse(UTTERANCES), runtime.load(tmp_path / "converted").parse(UTTERANCES)
+    assert [[(h.frame, h.score) for h in row] for row in fresh] == [[(h.frame, h.score) for h in row] for row in found]
