@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
@@ -17,6 +19,7 @@ from frames.ontology import Ontology
 from lightning_modules.datamodule import Assets, TOPv2DataModule, sample_rows
 from lightning_modules.evaluation import evaluate
 from lightning_modules.lottery.callback import MagnitudePruning
+from lightning_modules.lottery.divergence import jensen_shannon, unigrams
 from lightning_modules.lottery.masks import Mask, PruningConfig, remove_mask
 from lightning_modules.lottery.stages import StageStore, packed, unpacked
 from lightning_modules.parser_module import ParserModule
@@ -26,6 +29,9 @@ from retrieval.bank import ScenarioBank
 JOIN = "+"
 #: Seeds of fresh values and of random masks lie this far from those of initial values.
 FRESH = 10_000
+
+#: Sections of a parser's options, and the attributes of its module that hold them.
+PARTS = {"model": "config", "decoding": "decoding", "optimization": "optimization"}
 
 
 @dataclass
@@ -111,6 +117,21 @@ class Experiment:
             self._domains[name, split] = data
         return self._domains[name, split]
 
+    def divergences(self, sources: Iterable[str], targets: Iterable[str], split: str = "train") -> dict[str, Any]:
+        """Divergence between the subword unigrams of training rows, by source and target."""
+        sources, targets = sorted(sources), sorted(targets)
+        of = {(name, "train"): self._unigrams(name, "train") for name in sources}
+        of |= {(name, split): self._unigrams(name, split) for name in targets}
+        return {
+            source: {target: round(jensen_shannon(of[source, "train"], of[target, split]), 4) for target in targets}
+            for source in sources
+        }
+
+    def _unigrams(self, name: str, split: str) -> np.ndarray:
+        corpus = self.domain(name, split).train_corpus
+        assert corpus is not None
+        return unigrams(corpus.source, self.assets.tokenizer.vocab_size)
+
     def key(
         self, domain: str, seed: int, mask: Mask | None, values: Values, prunes: bool = False, split: str = "train"
     ) -> dict[str, Any]:
@@ -120,9 +141,7 @@ class Experiment:
         early = None if values.early_of is None else dict(values.early_of)
         return {
             "kind": self.module.kind,
-            "model": asdict(self.module.config),
-            "decoding": asdict(self.module.decoding),
-            "optimization": asdict(self.module.optimization),
+            **{name: _changed(getattr(self.module, part)) for name, part in PARTS.items()},
             "data": self.data,
             "corpus": self.checksums,
             "rows": corpus_checksum(self.root, split, domain.split(JOIN)),
@@ -172,37 +191,17 @@ class Experiment:
         prunes: bool,
         split: str,
     ) -> None:
-        clock = time.perf_counter()
-        data = self.domain(domain, split)
-        data.restart(seed)
-        module = type(self.module)(self.module.config, self.module.decoding, self.module.optimization)
-        torch.manual_seed(values.seed)
-        module.build(self.assets)
+        module = self.new_module(values.seed)
         early = None if values.early_of is None else self.store.tensors(values.early_of, "early_values")
-        torch.manual_seed(seed)
         callback = MagnitudePruning(
             mask,
             early,
             self.study.pruning if prunes else None,
             self.study.rewind_step if prunes and mask is None else None,
         )
-        trainer = pl.Trainer(
-            accelerator="cpu", devices=1, max_epochs=-1, max_steps=self.study.steps, logger=False,
-            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-            gradient_clip_val=self.study.clip, num_sanity_val_steps=0, limit_val_batches=0,
-            use_distributed_sampler=False, callbacks=[callback],
-        )  # fmt: skip
-        trainer.fit(module, datamodule=data)
-        remove_mask(module)
-        figures = evaluate(module.parser(), data.eval_examples)
-        record = {
-            "exact_match": figures["exact_match"],
-            "frame_length_accuracy": figures["frame_length_accuracy"],
-            "count": figures["count"],
-            "sparsity": 0.0 if mask is None else mask.sparsity,
-            "layers": {} if mask is None else mask.layers,
-            "seconds": round(time.perf_counter() - clock, 2),
-        }
+        record = self.fit(module, self.domain(domain, split), seed, self.study.steps, [callback])
+        record["sparsity"] = 0.0 if mask is None else mask.sparsity
+        record["layers"] = {} if mask is None else mask.layers
         tensors: dict[str, dict[str, Tensor]] = {}
         if callback.next_mask is not None:
             tensors["next_mask"] = packed(callback.next_mask)
@@ -210,6 +209,39 @@ class Experiment:
         if callback.early_values is not None:
             tensors["early_values"] = callback.early_values
         self.store.write(key, record, tensors)
+
+    def new_module(self, seed: int, config: Any = None) -> ParserModule:
+        """A parser with the initial values of a seed, of the study's sizes or of another configuration."""
+        kind, wanted = type(self.module), self.module.config if config is None else config
+        # Building fills in what a pretrained encoder says of itself; the study's own configuration stays as it was.
+        module = kind(deepcopy(wanted), self.module.decoding, self.module.optimization)
+        torch.manual_seed(seed)
+        module.build(self.assets)
+        return module
+
+    def fit(
+        self, module: ParserModule, data: TOPv2DataModule, seed: int, steps: int, callbacks: list[pl.Callback]
+    ) -> dict[str, Any]:
+        """Trains a parser, makes plain parameters of its masked ones and scores it; returns the figures."""
+        clock = time.perf_counter()
+        data.restart(seed)
+        torch.manual_seed(seed)
+        trainer = pl.Trainer(
+            accelerator="cpu", devices=1, max_epochs=-1, max_steps=steps, logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False, gradient_clip_val=self.study.clip,
+            num_sanity_val_steps=0, limit_val_batches=0, use_distributed_sampler=False, callbacks=callbacks,
+        )  # fmt: skip
+        trainer.fit(module, datamodule=data)
+        remove_mask(module)
+        figures = evaluate(module.parser(), data.eval_examples)
+        kept = {name: figures[name] for name in ("exact_match", "frame_length_accuracy", "count")}
+        return {**kept, "seconds": round(time.perf_counter() - clock, 2)}
+
+
+def _changed(options: Any) -> dict[str, Any]:
+    """Options of a configuration that are not the defaults, so that an option which is added later changes no key."""
+    defaults = asdict(type(options)())
+    return {name: value for name, value in asdict(options).items() if value != defaults[name]}
 
 
 def shared_assets(root: str, options: Mapping[str, Any], rows: int) -> Assets:

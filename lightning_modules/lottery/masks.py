@@ -203,7 +203,7 @@ def remove_mask(model: nn.Module) -> None:
 def mask_of(model: nn.Module) -> Mask | None:
     """The mask that was applied to a model, None if there is none."""
     found = {
-        plain_name(name.removesuffix(".0")) : module.kept.detach().cpu()
+        plain_name(name.removesuffix(".0")): module.kept.detach().cpu()
         for name, module in model.named_modules()
         if isinstance(module, Masked)
     }

@@ -76,7 +76,9 @@ class StageStore:
             self.root.mkdir(parents=True, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=self.root))
             for name, values in tensors.items():
-                save_file({part: value.contiguous() for part, value in values.items()}, temporary / f"{name}.safetensors")
+                save_file(
+                    {part: value.contiguous() for part, value in values.items()}, temporary / f"{name}.safetensors"
+                )
             files = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
             write_json(temporary / RECORD, {"key": key, **record, "files": files})
             try:

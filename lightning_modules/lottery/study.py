@@ -15,12 +15,7 @@ from frames.errors import UsageError
 from lightning_modules.lottery.config import read_config
 from lightning_modules.lottery.experiment import FRESH, JOIN, Experiment, StudyConfig, Values, find_ticket
 from lightning_modules.lottery.masks import random_mask
-
-#: Trainings in the target under a mask of the source: with the source's initial values, with fresh random values, or with
-#: the values of an early step in the source.
-TRANSFERRED = ("masks_reset", "masks_random", "masks_rewound")
-#: All ways to begin in the target; the first two and ``random_mask`` know nothing of the source.
-STRATEGIES = ("dense", "ticket_target", "random_mask", *TRANSFERRED)
+from lightning_modules.lottery.strategies import STRATEGIES, TRANSFERRED
 
 
 @dataclass(frozen=True)
@@ -34,7 +29,7 @@ class Plan:
         sources: domains where tickets are sought; one may be several, joined by ``+``.
         targets: domains where they are trained again.
         seeds: of the repetitions.
-        strategies: some of :data:`STRATEGIES`.
+        strategies: some of :data:`lightning_modules.lottery.strategies.STRATEGIES`.
         split: training split of the targets.
     """
 
@@ -76,7 +71,7 @@ class Training:
         source: where the mask is from; None where the target's parser knows no source.
         target: where it is trained.
         seed: of the repetition.
-        strategy: one of :data:`STRATEGIES`.
+        strategy: one of :data:`lightning_modules.lottery.strategies.STRATEGIES`.
         round: of pruning, 0 for dense.
     """
 
@@ -106,7 +101,7 @@ class Search:
 
 def searches(plan: Plan, seed: int) -> list[Search]:
     """Searches for tickets that a repetition needs; those that return to early values need the others."""
-    needed = {"masks_reset", "masks_random", "masks_rewound", "random_mask"} & set(plan.strategies)
+    needed = set(TRANSFERRED) & set(plan.strategies)
     found = [Search(source, seed, False, "train") for source in plan.sources if needed]
     found += [Search(target, seed, False, plan.split) for target in plan.targets]
     if "masks_rewound" in plan.strategies:
@@ -125,7 +120,9 @@ def trainings(plan: Plan, study: StudyConfig, seed: int) -> list[Training]:
     return found
 
 
-def run_study(plan: Plan, jobs: int = 1, progress: Callable[[int, int, str], None] | None = None) -> list[dict[str, Any]]:
+def run_study(
+    plan: Plan, jobs: int = 1, progress: Callable[[int, int, str], None] | None = None
+) -> list[dict[str, Any]]:
     """Makes all stages that are missing and gives back the figures.
 
     Args:
@@ -135,7 +132,7 @@ def run_study(plan: Plan, jobs: int = 1, progress: Callable[[int, int, str], Non
 
     Returns:
         For each training in a target ``source`` (of every source where it knows none), ``target``, ``strategy``,
-        ``sparsity``, ``seed`` and ``exact_match``; sorted.
+        ``sparsity``, ``seed`` and ``exact_match``.
 
     Raises:
         FramefillError: something is missing or wrong; what is done is kept.
@@ -159,8 +156,7 @@ def run_study(plan: Plan, jobs: int = 1, progress: Callable[[int, int, str], Non
                 if progress:
                     where = training.target if training.source is None else f"{training.source} to {training.target}"
                     progress(done, total, f"{where}, {training.strategy}, seed {training.seed}: {exact_match}")
-    return sorted(_rows(plan, results), key=lambda row: [str(row[k]) for k in ("source", "target", "strategy")] + [
-        f"{row['seed']:06}", f"{row['sparsity']:.6f}"])
+    return list(_rows(plan, results))
 
 
 def _rows(plan: Plan, results: Sequence[tuple[Training, float, float]]) -> Iterator[dict[str, Any]]:
