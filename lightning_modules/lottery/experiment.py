@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from lightning_modules.evaluation import evaluate
 from lightning_modules.lottery.callback import MagnitudePruning
 from lightning_modules.lottery.divergence import jensen_shannon, unigrams
 from lightning_modules.lottery.masks import Mask, PruningConfig, remove_mask
-from lightning_modules.lottery.stages import StageStore, packed, unpacked
+from lightning_modules.lottery.stages import StageStore, packed, stage_name, unpacked, write_mask
 from lightning_modules.parser_module import ParserModule
 from retrieval.bank import ScenarioBank
 
@@ -180,6 +180,28 @@ class Experiment:
     def next_mask(self, record: Mapping[str, Any]) -> Mask:
         """The mask that a stage with ``prunes`` gave."""
         return unpacked(self.store.tensors(record["key"], "next_mask"), record["shapes"])
+
+    def write_masks(self, records: Sequence[Mapping[str, Any]], name: str) -> None:
+        """Writes the masks of a search beside the stages, as files that need no stage to be read.
+
+        Args:
+            records: as :func:`find_ticket` returns.
+            name: of the search; the files are ``masks/<name>/round_<i>`` with two suffixes.
+        """
+        parent = None
+        for number, record in enumerate(records, start=1):
+            path, mask = self.store.root / "masks" / name / f"round_{number:02}.safetensors", self.next_mask(record)
+            made = {
+                "parent": parent,
+                "round": number,
+                "domain": record["key"]["domain"],
+                "seed": record["key"]["seed"],
+                "corpus": record["key"]["corpus"],
+                "stage": stage_name(record["key"]),
+            }
+            if not path.with_suffix(".json").exists():
+                write_mask(path, mask, made)
+            parent = mask.digest
 
     def _make(
         self,

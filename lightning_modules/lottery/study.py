@@ -184,7 +184,10 @@ def _experiment(plan: Plan) -> Experiment:
 
 
 def _search(plan: Plan, search: Search) -> str:
-    find_ticket(_experiment(plan), search.domain, search.seed, search.rewound, search.split)
+    experiment = _experiment(plan)
+    records = find_ticket(experiment, search.domain, search.seed, search.rewound, search.split)
+    rewound = "_rewound" if search.rewound else ""
+    experiment.write_masks(records, f"{search.domain}_{search.split}_seed_{search.seed}{rewound}")
     return f"ticket of {search.domain}{', early values' if search.rewound else ''}, seed {search.seed}"
 
 
