@@ -8,20 +8,18 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from assistants import runtime
 from assistants.export import export, size
 from frames.files import read_json, write_bytes, write_json
-from frames.plots import canvas, png
 from lightning_modules.evaluation import environment, spread
 from lightning_modules.lottery.experiment import Experiment
 from lightning_modules.lottery.smaller import Smaller, train_smaller
 from lightning_modules.saved import packed_weights
 from scripts.lottery import quiet
+from scripts.lottery_figures import Row, structured_plot
 from scripts.statistics import mean_interval
 
-Row = dict[str, Any]
 #: Utterances that latency is measured on, one at a time, and rounds over them.
 UTTERANCES, ROUNDS = 200, 5
 
@@ -74,7 +72,7 @@ def structured(experiment: Experiment, domain: str, shares: Sequence[float], see
     kinds = {row["parser"] for row in rows}
     rows = [row for row in others if row["parser"] not in kinds] + rows
     write_json(path, rows)
-    write_bytes(out / "structured.png", plot(rows))
+    write_bytes(out / "structured.png", structured_plot(rows))
     return path
 
 
@@ -106,26 +104,6 @@ def compared(dense: Smaller, ticket: Smaller, experiment: Experiment, domain: st
         "p50_ms": {name: round(value, 3) for name, value in medians.items()},
         "bytes": sizes,
     }
-
-
-def plot(rows: Sequence[Row]) -> bytes:
-    """Exact match of tickets and of parsers from nothing against the share kept, for each kind of parser, as PNG."""
-    kinds = sorted({row["parser"] for row in rows})
-    figure, axes = canvas(4.6 * len(kinds), 3.6, len(kinds))
-    for axis, kind in zip([axes] if len(kinds) == 1 else axes, kinds, strict=True):
-        found = sorted((row for row in rows if row["parser"] == kind), key=lambda row: row["kept"])
-        kept = [row["kept"] for row in found]
-        axis.axhline(found[0]["dense_exact_match"], color="black", linewidth=1, label="dense")
-        for name, label in (
-            ("exact_match", "ticket, trained values"),
-            ("reset_exact_match", "ticket, initial values"),
-            ("from_nothing_exact_match", "from nothing"),
-        ):
-            axis.plot(kept, [row[name] for row in found], marker="o", label=label)
-        axis.set(xlabel="share of heads and channels kept", ylabel="exact match on eval, %", title=kind)
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
-    return png(figure)
 
 
 def _mean(trained: Sequence[Smaller]) -> float:

@@ -20,6 +20,7 @@ from lightning_modules.lottery.masks import (
     pruned,
     weights_of,
 )
+from lightning_modules.lottery.stages import read_mask, write_mask
 
 
 class MagnitudePruning(Callback):
@@ -29,10 +30,12 @@ class MagnitudePruning(Callback):
     weights are exact zeros throughout: they are multiplied by the mask wherever the model reads them.
 
     Args:
-        mask: weights that may be trained; None for all.
+        mask: weights that may be trained, or the file of such a mask (:func:`lightning_modules.lottery.stages.read_mask`);
+            None for all.
         values: parameters to begin with; None for those that the model has.
         pruning: how the next mask is made.
         rewind_step: optimizer step whose values are kept, to begin later rounds there; None to keep none.
+        next_mask_file: where the next mask is written, for a training by ``framefill fit``; None for nowhere.
 
     Attributes:
         next_mask: after the training, the mask of the next round.
@@ -41,12 +44,15 @@ class MagnitudePruning(Callback):
 
     def __init__(
         self,
-        mask: Mask | None = None,
+        mask: Mask | str | None = None,
         values: Mapping[str, Tensor] | None = None,
         pruning: PruningConfig | None = None,
         rewind_step: int | None = None,
+        next_mask_file: str | None = None,
     ) -> None:
-        self.mask, self.values, self.pruning, self.rewind_step = mask, values, pruning, rewind_step
+        self.mask = read_mask(mask)[0] if isinstance(mask, str) else mask
+        self.values, self.pruning, self.rewind_step = values, pruning, rewind_step
+        self.next_mask_file = next_mask_file
         self.next_mask: Mask | None = None
         self.early_values: dict[str, Tensor] | None = None
 
@@ -95,3 +101,8 @@ class MagnitudePruning(Callback):
             weights = weights_of(model)
             mask = mask_of(model) or dense_mask(weights, self.pruning.smallest_layer)
             self.next_mask = pruned(weights, mask, self.pruning)
+            if self.next_mask_file is not None:
+                datamodule = trainer.datamodule  # type: ignore[attr-defined]
+                parent = None if self.mask is None else self.mask.digest
+                made = {"parent": parent, "corpus": datamodule.checksum, "seed": datamodule.hparams["seed"]}
+                write_mask(self.next_mask_file, self.next_mask, made)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
@@ -19,8 +20,9 @@ from frames.ontology import Ontology
 from lightning_modules.datamodule import Assets, TOPv2DataModule, sample_rows
 from lightning_modules.evaluation import evaluate
 from lightning_modules.lottery.callback import MagnitudePruning
+from lightning_modules.lottery.compressed import write_ticket
 from lightning_modules.lottery.divergence import jensen_shannon, unigrams
-from lightning_modules.lottery.masks import Mask, PruningConfig, remove_mask
+from lightning_modules.lottery.masks import Mask, PruningConfig, remove_mask, weights_of
 from lightning_modules.lottery.stages import StageStore, packed, stage_name, unpacked, write_mask
 from lightning_modules.parser_module import ParserModule
 from retrieval.bank import ScenarioBank
@@ -180,6 +182,19 @@ class Experiment:
     def next_mask(self, record: Mapping[str, Any]) -> Mask:
         """The mask that a stage with ``prunes`` gave."""
         return unpacked(self.store.tensors(record["key"], "next_mask"), record["shapes"])
+
+    def stored_bytes(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+        """Bytes of the parser's parameters by sparsity, whole and as a compressed ticket, for the masks of a search."""
+        weights = weights_of(self.new_module(records[0]["key"]["seed"]).net)
+        found = []
+        for record in records:
+            mask = self.next_mask(record)
+            zeroed = {n: torch.where(mask.kept[n], v, 0.0) if n in mask.kept else v for n, v in weights.items()}
+            with tempfile.TemporaryDirectory() as folder:
+                size = write_ticket(Path(folder) / "ticket.safetensors", zeroed, mask)
+            whole = sum(value.numel() * value.element_size() for value in weights.values())
+            found.append({"sparsity": round(mask.sparsity, 6), "dense": whole, "compressed": size})
+        return found
 
     def write_masks(self, records: Sequence[Mapping[str, Any]], name: str) -> None:
         """Writes the masks of a search beside the stages, as files that need no stage to be read.

@@ -103,7 +103,8 @@ def searches(plan: Plan, seed: int) -> list[Search]:
     """Searches for tickets that a repetition needs; those that return to early values need the others."""
     needed = set(TRANSFERRED) & set(plan.strategies)
     found = [Search(source, seed, False, "train") for source in plan.sources if needed]
-    found += [Search(target, seed, False, plan.split) for target in plan.targets]
+    if {"ticket_target", "random_mask"} & set(plan.strategies):
+        found += [Search(target, seed, False, plan.split) for target in plan.targets]
     if "masks_rewound" in plan.strategies:
         found += [Search(source, seed, True, "train") for source in plan.sources]
     return found
@@ -199,7 +200,9 @@ def _train(plan: Plan, training: Training) -> tuple[Training, float, float]:
 
 def _record(experiment: Experiment, plan: Plan, training: Training) -> dict[str, Any]:
     t = training
-    if t.strategy in ("dense", "ticket_target"):
+    if t.strategy == "dense":
+        return experiment.train(t.target, t.seed, None, Values(t.seed), prunes=True, split=plan.split)
+    if t.strategy == "ticket_target":
         return find_ticket(experiment, t.target, t.seed, split=plan.split)[t.round]
     if t.strategy == "random_mask":
         # With layers pruned alike everywhere, the sparsity of each layer is that of any ticket of this round.

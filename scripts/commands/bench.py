@@ -125,7 +125,8 @@ def run_lottery(options: Any) -> None:
     common.at_least(1, jobs=options.jobs, spis=options.spis)
     from data.topv2.reader import data_root
     from lightning_modules.lottery.study import Plan
-    from scripts.lottery import lottery, table
+    from scripts.lottery import lottery
+    from scripts.lottery_figures import table
 
     plan = Plan(
         str(options.config),
