@@ -4,11 +4,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
+from nbclient import NotebookClient
 from pytorch_lightning.callbacks import EMAWeightAveraging
 
 from frames.errors import BundleError, CorpusError, UsageError
@@ -439,3 +441,28 @@ def test_pieces_and_labels_are_shared_by_all_domains(conv: Experiment):
     assert timer.assets is alarm.assets is conv.assets
     assert TargetIds(conv.assets.ontology).size > 0 and {"IN:CREATE_ALARM"} <= set(conv.assets.ontology.tokens)
     assert len(timer.train_corpus) == STUDY.rows and len(timer.eval_examples) == STUDY.eval_rows
+
+
+def test_the_notebook_draws_what_the_records_hold(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    row = {"source": "a", "target": "b", "strategy": "dense", "sparsity": 0.0, "seed": 0, "exact_match": 50.0}
+    tickets = [
+        {**row, "strategy": strategy, "sparsity": sparsity, "exact_match": 49.5 - 10 * sparsity}
+        for strategy in STRATEGIES[1:]
+        for sparsity in (0.0001, 0.9)
+    ]
+    smaller = {"parser": "conv_nar", "kept": 0.5, "exact_match": 49.0, "dense_exact_match": 50.0}
+    smaller |= {"from_nothing_exact_match": 48.0, "reset_exact_match": 47.0, "latency_ratio": 1.5, "size_ratio": 2.5}
+    for name, value in (
+        ("summary", [row, *tickets]),
+        ("study", {"divergence": {"a": {"b": 0.5}}}),
+        ("structured", [smaller]),
+    ):
+        (tmp_path / f"{name}.json").write_text(json.dumps(value))
+    monkeypatch.setenv("FRAMEFILL_LOTTERY", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(repository))
+    notebook = nbformat.read(repository / "notebooks" / "03_lottery_tickets.ipynb", as_version=4)
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(repository / "notebooks")}}).execute()
+    outputs = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert sum("image/png" in data for data in outputs) == 3
+    (near,) = [data["text/html"] for data in outputs if "masks_reset" in data.get("text/html", "")]
+    assert "<td>masks_reset</td><td>0.0%</td><td>0.0%</td>" in near

@@ -8,8 +8,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from joblib import Parallel, delayed
-
 from data.topv2.reader import data_root, split_files
 from frames.errors import UsageError
 from lightning_modules.lottery.config import read_config
@@ -138,6 +136,12 @@ def run_study(
     Raises:
         FramefillError: something is missing or wrong; what is done is kept.
     """
+    try:
+        from joblib import Parallel, delayed
+    except ImportError as error:
+        raise UsageError(
+            "E572", "trainings side by side need the package joblib.", remedy="Run `pip install -e '.[lottery]'`."
+        ) from error
     plan.check()
     _, _, study = read_config(plan.config)
     by_seed = [(searches(plan, seed), trainings(plan, study, seed)) for seed in plan.seeds]
