@@ -81,9 +81,9 @@ def compared(dense: Smaller, ticket: Smaller, experiment: Experiment, domain: st
     texts = [example.utterance for example in spread(experiment.domain(domain).eval_examples, UTTERANCES)]
     with tempfile.TemporaryDirectory() as folder:
         bundles = {}
-        for name, parser in (("dense", dense), ("ticket", ticket)):
+        for name, trained in (("dense", dense), ("ticket", ticket)):
             weights = Path(folder) / f"{name}.safetensors"
-            write_bytes(weights, packed_weights(dict(parser.module.net.state_dict()), _metadata(parser), []))
+            write_bytes(weights, packed_weights(dict(trained.module.net.state_dict()), _metadata(trained), []))
             bundles[name] = export(weights, Path(folder) / name, ["fp32"])
         parsers = {name: runtime.load(bundle, "fp32", 1) for name, bundle in bundles.items()}
         spent: dict[str, list[float]] = {name: [] for name in parsers}

@@ -68,7 +68,7 @@ def shrunk(config: NARConfig, kept: float) -> NARConfig:
         UsageError: a layer would keep no head or a part of one, or the kind of parser is another.
     """
     heads, sizes = _sizes(config)
-    smaller = {name: _share(name, getattr(config, name), kept) for name in (*heads, *sizes)}
+    smaller: dict[str, Any] = {name: _share(name, getattr(config, name), kept) for name in (*heads, *sizes)}
     if not isinstance(config, SpanPointerConfig):
         return replace(config, **smaller)
     if not config.encoder_config:
@@ -96,11 +96,12 @@ def structured_ticket(dense: NARModel, small: NARModel, ranked_by: Mapping[str, 
     dimensions = dimensions_of(dense)
     chosen = _chosen(dimensions, ranked_by, {name: value.shape for name, value in small.named_parameters()})
     found = {}
-    for name, value in dense.named_parameters():
+    for name, parameter in dense.named_parameters():
+        value = parameter.detach()
         for place, dimension in enumerate(dimensions.get(name, ())):
             if dimension is not None:
                 value = value.index_select(place, _places(dimension, chosen, value.shape[place]))
-        found[name] = value.detach().clone()
+        found[name] = value.clone()
     return found
 
 
