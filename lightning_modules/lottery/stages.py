@@ -75,6 +75,8 @@ class StageStore:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=self.root))
+            # mkdtemp makes folders private to the user; a stage is meant to be shared like any other folder.
+            temporary.chmod(0o755)
             for name, values in tensors.items():
                 save_file(
                     {part: value.contiguous() for part, value in values.items()}, temporary / f"{name}.safetensors"
