@@ -169,13 +169,32 @@ class TOPv2DataModule(pl.LightningDataModule):
         started = (
             Assets.from_dict(read_checkpoint(h.init_from)["framefill"]["assets"], h.init_from) if h.init_from else None
         )
-        tokenizer = self._make_tokenizer(train, started)
+        tokenizer = started.tokenizer if started is not None else self.make_tokenizer(train)
         rows, counts = self._augment(train)
         frames = [example.frame.decoupled() for example in rows]
         ontology = Ontology.from_frames(frames[: len(train)])
         bank = self._bank(root, frames[: len(train)], started) if h.bank else None
         self.assets = Assets(tokenizer, started.ontology.merged(ontology) if started else ontology, h.form, bank)
         self.train_corpus = self._encode(self.assets, rows, frames, counts)
+
+    def setup_shared(self, assets: Assets, rows: int | None = None) -> None:
+        """As :meth:`setup`, for pieces and labels that trainings on several domains share.
+
+        Args:
+            assets: of all these domains.
+            rows: train on this many rows, drawn once by a fixed seed; None for all.
+
+        Raises:
+            CorpusError: the folder is not in the official layout.
+            FramefillError: a row cannot be encoded; the error names its file and line.
+        """
+        train = self._read_rows(data_root(self._root))
+        train = train if rows is None else sample_rows(train, rows)
+        self.trained_on = {(example.domain, example.utterance) for example in train}
+        self.assets = assets
+        self.train_corpus = self._encode(
+            assets, train, [example.frame.decoupled() for example in train], [0] * len(train)
+        )
 
     def _read_rows(self, root: Path) -> list[Example]:
         """Training rows; sets the eval rows, and what is known of the training rows as a whole."""
@@ -202,11 +221,9 @@ class TOPv2DataModule(pl.LightningDataModule):
         self.contradictions = contradictory(train)
         return train
 
-    def _make_tokenizer(self, train: Sequence[Example], started: Assets | None) -> PieceTokenizer:
-        """The tokenizer of the checkpoint to start from, of the pretrained encoder, or one trained on the rows."""
+    def make_tokenizer(self, train: Sequence[Example]) -> PieceTokenizer:
+        """The tokenizer of the pretrained encoder, or one trained on the rows."""
         h: Any = self.hparams
-        if started is not None:
-            return started.tokenizer
         if h.pretrained is not None:
             return PieceTokenizer.from_pretrained(h.pretrained)
         return PieceTokenizer.train_sentencepiece([example.utterance for example in train], h.vocabulary)
@@ -307,6 +324,11 @@ class TOPv2DataModule(pl.LightningDataModule):
         """Domains of the eval rows, sorted."""
         return sorted({example.domain for example in self.eval_examples})
 
+    def restart(self, seed: int) -> None:
+        """Lets the next training begin at the first batch, in the order of this seed."""
+        self.hparams["seed"] = seed
+        self._stream = self._stream_state = None
+
     def train_dataloader(self) -> BatchStream:
         """Batches of like lengths, resumable at any batch."""
         assert self.train_corpus is not None
@@ -330,6 +352,10 @@ class TOPv2DataModule(pl.LightningDataModule):
         was read, as happens when the schedule asks for the number of steps.
         """
         self._stream_state = state_dict.get("stream")
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Batches are made on the CPU, so a training there spares the search for their tensors."""
+        return batch if device.type == "cpu" else super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def val_dataloader(self) -> RowStream:
         """Numbers of eval rows."""

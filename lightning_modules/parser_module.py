@@ -164,6 +164,8 @@ class ParserModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch."""
         losses = self.losses(batch)
+        if not self.trainer.loggers and self.trainer.progress_bar_callback is None:
+            return losses["loss"]
         self.log_dict({f"train/{name}": value for name, value in losses.items()}, prog_bar=False)
         self.log("loss", losses["loss"], prog_bar=True, logger=False)
         return losses["loss"]

@@ -21,6 +21,8 @@ from parsers.pretrained import load_transformer
 
 #: Suffix of packed weights, and where a pretrained encoder's parameters stand among the model's.
 WEIGHTS, ENCODER = ".safetensors", "encoder.transformer."
+#: End of the name of a weight's mask (:class:`lightning_modules.lottery.masks.Masked`).
+MASK = ".0.kept"
 
 
 def read_checkpoint(path: Path | str) -> dict[str, Any]:
@@ -57,8 +59,14 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
 
 
 def parameters_of(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
-    """The model's parameters by the model's own names."""
-    return {name[6:]: value for name, value in checkpoint["state_dict"].items() if name.startswith("model.")}
+    """The model's parameters by the model's own names; those of a training under a mask with their zeros."""
+    found = {name[6:]: value for name, value in checkpoint["state_dict"].items() if name.startswith("model.")}
+    for name in [name for name in found if name.endswith(MASK)]:
+        # As torch.nn.utils.parametrize names a weight and what is applied to it.
+        original = name.removesuffix(MASK) + ".original"
+        path, _, parameter = name.removesuffix(MASK).rpartition("parametrizations.")
+        found[path + parameter] = torch.where(found.pop(name), found.pop(original), 0.0)
+    return found
 
 
 def packed_weights(packed: dict[str, Tensor], metadata: Mapping[str, Any], left_out: Sequence[str]) -> bytes:

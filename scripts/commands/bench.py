@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from lightning_modules.lottery.strategies import STRATEGIES
 from scripts.commands import common
 
 
@@ -30,6 +31,7 @@ def add_arguments(commands: Any) -> None:
     ablations.add_argument(
         "--changes", nargs="+", type=Path, required=True, help="configs, each laid over both, or a whole one"
     )
+    _add_lottery(experiments)
     for experiment in (low, ablations):
         experiment.add_argument("--config", type=Path, required=True, help="the parser's config")
         common.add_root(experiment)
@@ -49,6 +51,44 @@ def add_arguments(commands: Any) -> None:
         "--spis", nargs="+", type=int, default=[10, 25, 50, 100, 250, 500, 1000],
         help="samples per intent and slot (default: %(default)s)",
     )  # fmt: skip
+
+
+def _add_lottery(experiments: Any) -> None:
+    tickets = common.add_command(
+        experiments, "lottery", run_lottery,
+        "find sparse subnetworks in source domains and train them again in others (Desai et al. 2019)",
+        "framefill bench lottery --config configs/lottery_conv_nar.yaml --sources alarm music --targets weather",
+        "Every training is kept below --stages and never repeated, so a command that was ended goes on where it was.",
+    )  # fmt: skip
+    smaller = common.add_command(
+        experiments, "structured", run_structured,
+        "remove heads and channels of a parser, train what is left and compare it with the parser and with a small one "
+        "from nothing",
+        "framefill bench structured --config configs/lottery_structured_conv_nar.yaml --domain weather --kept 0.4 0.2",
+    )  # fmt: skip
+    for experiment, seeds in ((tickets, [0, 1, 2]), (smaller, [0])):
+        experiment.add_argument("--config", type=Path, required=True, help="sections model, data and study")
+        common.add_root(experiment)
+        experiment.add_argument(
+            "--seeds", nargs="+", type=int, default=seeds, help="one repetition each (default: %(default)s)"
+        )
+        experiment.add_argument(
+            "--stages", type=Path, default=Path("runs/lottery"),
+            help="folder of finished trainings (default: %(default)s)",
+        )  # fmt: skip
+        experiment.add_argument(
+            "--out", type=Path, help="folder of the results (default: results/ and the config's run)"
+        )
+    smaller.add_argument("--domain", required=True, help="to train on and score in")
+    smaller.add_argument("--kept", nargs="+", type=float, required=True, help="shares of heads and channels to keep")
+    tickets.add_argument("--sources", nargs="+", required=True, help="domains; alarm+timer is one source of both")
+    tickets.add_argument("--targets", nargs="+", required=True, help="domains")
+    tickets.add_argument(
+        "--strategies", nargs="+", choices=STRATEGIES, default=STRATEGIES, metavar="STRATEGY",
+        help=f"what is trained in the targets, some of: {', '.join(STRATEGIES)} (default: all)",
+    )  # fmt: skip
+    tickets.add_argument("--spis", type=int, help="train in the targets on so many samples per intent and slot")
+    tickets.add_argument("--jobs", type=int, default=1, help="trainings side by side (default: %(default)s)")
 
 
 def run_low_resource(options: Any) -> None:
@@ -77,3 +117,40 @@ def run_ablations(options: Any) -> None:
     common.check_files(options.config, options.trial, *options.changes)
     out = ablations(options.config, options.trial, options.changes, options.data_root, options.fit)
     print(f"table: {out / 'table.json'}\nplot: {out / 'table.png'}")
+
+
+def run_lottery(options: Any) -> None:
+    """Trains all that is missing of a transfer study."""
+    common.check_files(options.config)
+    common.at_least(1, jobs=options.jobs, spis=options.spis)
+    from data.topv2.reader import data_root
+    from lightning_modules.lottery.study import Plan
+    from scripts.lottery import lottery
+    from scripts.lottery_figures import table
+
+    plan = Plan(
+        str(options.config),
+        str(data_root(options.data_root)),
+        str(options.stages),
+        tuple(options.sources),
+        tuple(options.targets),
+        tuple(options.seeds),
+        tuple(options.strategies),
+        "train" if options.spis is None else f"train_{options.spis}spis",
+    )
+    folder = lottery(plan, options.jobs, options.out)
+    table(folder)
+    print(f"figures: {folder / 'summary.json'}\nplots: {folder}/*.png")
+
+
+def run_structured(options: Any) -> None:
+    """Trains and measures structured tickets."""
+    common.check_files(options.config)
+    from data.topv2.reader import data_root
+    from lightning_modules.lottery.study import experiment_of
+    from scripts.structured import structured
+    from scripts.trainings import name_of
+
+    experiment = experiment_of(str(options.config), str(data_root(options.data_root)), str(options.stages))
+    out = options.out or Path("results") / name_of(options.config)
+    print(f"rows: {structured(experiment, options.domain, options.kept, options.seeds, out)}")

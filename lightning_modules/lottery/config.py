@@ -1,0 +1,41 @@
+"""Config files of transfer studies: the sections model and data of ``framefill fit``, and study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from frames.errors import UsageError
+from lightning_modules.datamodule import TOPv2DataModule
+from lightning_modules.lottery.experiment import StudyConfig
+from lightning_modules.parser_module import ParserModule
+
+
+def read_config(path: Path | str) -> tuple[ParserModule, dict[str, Any], StudyConfig]:
+    """The parser that a study trains, the options of its data, and its sizes.
+
+    Raises:
+        UsageError: the file cannot be read, an option is unknown or cannot have its value.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--run", type=str)
+    parser.add_subclass_arguments(ParserModule, "model")
+    parser.add_class_arguments(TOPv2DataModule, "data")
+    parser.add_argument("--study", type=StudyConfig, default=StudyConfig())
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        config = parser.parse_object(yaml.safe_load(text))
+        built = parser.instantiate_classes(config)
+        named = yaml.safe_load(text).get("data") or {}
+    except Exception as error:  # jsonargparse raises types of its own beside those of the classes
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise UsageError(
+            "E566",
+            f"not a config of a transfer study ({lines[-1] if lines else type(error).__name__}).",
+            where=str(path),
+            remedy="See configs/lottery_conv_nar.yaml.",
+        ) from error
+    return built.model, dict(named), built.study
