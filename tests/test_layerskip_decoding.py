@@ -1,5 +1,6 @@
 """LayerSkip: sampling in distribution, batches, ends of frames, fast layers, colours, and the round trip over TOPv2."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -197,7 +198,7 @@ def test_round_trip_over_official_rows(official_rows: dict[str, list[Example]], 
     """All rows whose slots hold an intent and a span, and one in 150 of all rows and of those that repeat a word."""
     folder = repository / "models" / "conv-nar-topv2"
     tokenizer = PieceTokenizer.from_json((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    trip = RoundTrip(tokenizer, Ontology.load(folder / "ontology.json"))
+    trip = RoundTrip(tokenizer, Ontology.from_dict(json.loads((folder / "ontology.json").read_text(encoding="utf-8"))))
     for split, mixed in (("train", 3), ("eval", 0)):
         rows = official_rows[split]
         held = [row for row in rows if any(_is_mixed(node) for node, *_ in row.frame.decoupled().nodes())]
