@@ -72,7 +72,7 @@ def excess(found: Counter[tuple[int, ...]], wanted: dict[tuple[int, ...], float]
 @pytest.mark.parametrize("copies", [0, 3])
 def test_sampling_with_drafts_is_exact_in_distribution(copies, monkeypatch):
     config = LayerSkipDecodingConfig(exit_layer=1, drafts=3, copies=copies, temperature=1.0, skip_forced=False)
-    parser = small_parser(config, sharp=3.0)
+    parser = small_parser(config, sharp=12.0)
     wanted = probabilities(parser)
     assert excess(frequencies(parser), wanted) < 5
     assert 0 < parser.decoder.counts.accepted < parser.decoder.counts.drafted
