@@ -22,7 +22,7 @@ ORIGINS = {
 def has_origins(trace: Mapping[str, Any]) -> bool:
     """Whether a hypothesis' trace is one of LayerSkip's."""
     tokens = trace.get("tokens")
-    return bool(tokens) and isinstance(tokens[0], Mapping) and "origin" in tokens[0]
+    return isinstance(tokens, list) and bool(tokens) and isinstance(tokens[0], Mapping) and "origin" in tokens[0]
 
 
 def lines(trace: Mapping[str, Any]) -> list[Text]:
