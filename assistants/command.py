@@ -32,12 +32,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     shape.add_argument("--tree", action="store_true", help="indented trees")
 
 
-def print_frames(parser: Parser, options: Any) -> None:
+#: Of the options, the utterance's number, the rank, the utterance and a hypothesis, what is printed.
+Shape = Callable[[Any, int, int, str, "Hypothesis"], str]
+
+
+def print_frames(parser: Parser, options: Any, shape: Shape | None = None) -> None:
     """Prints a frame for every utterance; errors go to standard error, and the other utterances are still parsed.
 
     Args:
         parser: parses.
         options: those of :func:`add_options`.
+        shape: what is printed for a hypothesis; None follows the options.
 
     Raises:
         UsageError: an utterance could not be parsed.
@@ -58,7 +63,7 @@ def print_frames(parser: Parser, options: Any) -> None:
                 _print("")
             continue
         for rank, hypothesis in enumerate(hypotheses, start=1):
-            _print(_shown(options, number, rank, utterance, hypothesis))
+            _print((shape or _shown)(options, number, rank, utterance, hypothesis))
     if refused:
         raise UsageError("E408", f"{refused} utterance(s) were not parsed.", remedy="See above; all others were.")
 

@@ -1,6 +1,6 @@
 """Exact match and acceptance by exit layer, with and without the LayerSkip recipe (Elhoushi et al. 2024, section 6.5).
 
-``python -m benchmarks.layerskip_exits --with runs/layerskip_tiny/best.ckpt --without runs/layerskip_tiny_plain/best.ckpt``
+``python -m benchmarks.layerskip_exits --checkpoints recipe=runs/layerskip_tiny/best.ckpt none=runs/layerskip_tiny_plain/best.ckpt``
 
 For each checkpoint: exact match at full depth, exact match of every exit alone (early exit without verification), and the
 share of the exit's drafts that the whole model accepts.
@@ -26,8 +26,10 @@ from parsers.layerskip.decoding import LayerSkipDecodingConfig
 def main() -> None:
     """Measures and writes the record and its plot."""
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("--with", dest="recipe", type=Path, nargs="+", required=True, help="checkpoints of the recipe")
-    asked.add_argument("--without", dest="plain", type=Path, nargs="*", default=[], help="checkpoints without it")
+    asked.add_argument(
+        "--checkpoints", type=named, nargs="+", required=True, metavar="NAME=PATH",
+        help="checkpoints and what they are called; names that begin with none were trained without the recipe",
+    )  # fmt: skip
     asked.add_argument("--rows", type=int, default=2000, help="eval rows, evenly spread (default: %(default)s)")
     asked.add_argument("--drafts", type=int, default=5, help="drafts before they are verified (default: %(default)s)")
     asked.add_argument("--device", default="cpu", help="where the parsers work (default: %(default)s)")
@@ -37,8 +39,9 @@ def main() -> None:
     root = data_root(options.data_root)
     examples = spread(read_split(root, "eval"), options.rows)
     measured = []
-    for path, recipe in [*((p, True) for p in options.recipe), *((p, False) for p in options.plain)]:
-        measured.append({"recipe": recipe, **measure(path, examples, options.drafts, options.device)})
+    for name, path in options.checkpoints:
+        found = measure(path, examples, options.drafts, options.device)
+        measured.append({"recipe": not name.startswith("none"), "name": name, **found})
     record = {
         "parsers": measured,
         "drafts": options.drafts,
@@ -49,6 +52,12 @@ def main() -> None:
     write_json(options.out, record)
     write_bytes(options.out.with_suffix(".png"), plotted(measured))
     print(options.out)
+
+
+def named(text: str) -> tuple[str, Path]:
+    """``NAME=PATH`` in its parts; a path alone is called as its folder."""
+    name, equals, path = text.rpartition("=")
+    return (name, Path(path)) if equals else (Path(path).parent.name, Path(path))
 
 
 def measure(path: Path, examples: list[Any], drafts: int, device: str) -> dict[str, Any]:
@@ -78,7 +87,6 @@ def measure(path: Path, examples: list[Any], drafts: int, device: str) -> dict[s
         )
     optimization = {k: v for k, v in made["optimization"].items() if k not in ("lr", "weight_decay", "encoder_lr")}
     return {
-        "name": path.parent.name,
         "layers": depth,
         "exact_match": full,
         "optimization": optimization,

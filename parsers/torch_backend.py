@@ -16,12 +16,15 @@ from parsers.nar_model import NARModel
 @contextmanager
 def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
     """No dropout, whatever mode the model is in; that mode is restored afterwards."""
-    training = model.training
+    if not model.training:
+        # To say so to every part takes longer than a small model's pass.
+        yield
+        return
     model.eval()
     try:
         yield
     finally:
-        model.train(training)
+        model.train()
 
 
 class TorchBackend:

@@ -7,7 +7,7 @@ from nbclient import NotebookClient
 
 @pytest.mark.parametrize(
     ("name", "released"),
-    [("01_exact_match", "span-pointer-topv2"), ("02_raf_tour", None)],
+    [("01_exact_match", "span-pointer-topv2"), ("02_raf_tour", None), ("04_layerskip", None)],
 )
 def test_notebooks_run(
     name: str,

@@ -59,6 +59,6 @@ class RowCache:
                 continue
             rows = torch.arange(len(new), device=new.device) if self._rows is None else self._rows
             store[rows[:, None], :, self._positions] = new.transpose(1, 2).to(store.dtype)
-            seen = store if self._rows is None else store[rows]
-            found.append(seen[:, :, : self._end].to(new.dtype))
+            seen = store[:, :, : self._end]
+            found.append((seen if self._rows is None else seen[rows]).to(new.dtype))
         return found[0], found[1]

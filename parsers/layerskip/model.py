@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from frames.errors import UsageError
 from frames.tokenization import PieceTokenizer
 from parsers.layerskip.cache import RowCache
+from parsers.layerskip.layer import few_product, is_plain, run_layer
 from parsers.layerskip.spelling import EXTRA, Spelling
 from parsers.pretrained import load_pretrained
 
@@ -142,6 +143,7 @@ class LayerSkip(nn.Module):
         # The parts by themselves, not registered a second time.
         self._parts: tuple[Any, Any] = (base.model, base.get_output_embeddings())
         layer = base.model.layers[0]
+        self._plain = all(is_plain(part) for part in base.model.layers)
         self._cache_name = "cache" if "cache" in inspect.signature(layer.forward).parameters else "past_key_values"
 
     @property
@@ -195,7 +197,10 @@ class LayerSkip(nn.Module):
         """
         rotary = self._parts[0].rotary_emb(hidden, positions)
         for layer in self.layers[first:last]:
-            hidden = self._layer(layer, hidden, positions, rotary, mask, cache)
+            if self._plain and cache is not None:
+                hidden = run_layer(layer, hidden, rotary, mask, cache)
+            else:
+                hidden = self._layer(layer, hidden, positions, rotary, mask, cache)
         return hidden
 
     def logits(self, hidden: Tensor, tokens: Tensor | None = None) -> Tensor:
@@ -210,7 +215,7 @@ class LayerSkip(nn.Module):
         """
         states = self._parts[0].norm(hidden)
         head = self.head[: self.vocab_size] if tokens is None else self.head[tokens]
-        return nn.functional.linear(states, head.to(states.dtype))
+        return few_product(states, head.to(states.dtype))
 
     def candidate_logits(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """Logits ``[N, K]`` after states ``[N, width]`` of other tokens ``[N, K]`` for each."""

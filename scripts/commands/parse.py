@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from assistants import command
 from frames.errors import UsageError
+from parsers.interface import Hypothesis
+from parsers.layerskip.trace import has_origins, lines
 from scripts.commands import common
 
 
@@ -21,6 +26,10 @@ def add_arguments(commands: Any) -> None:
     )  # fmt: skip
     common.add_model(parser)
     command.add_options(parser)
+    parser.add_argument(
+        "--trace", action="store_true",
+        help="how each frame was found: LayerSkip's tokens by their origin, a line each; as JSON for other parsers",
+    )  # fmt: skip
     bulk = parser.add_argument_group("tables (.parquet with pyarrow, .csv, .jsonl)")
     bulk.add_argument("--in", dest="source", type=Path, metavar="TABLE", help="table with a column of utterances")
     bulk.add_argument("--out", type=Path, metavar="TABLE", help="the same rows with their frames")
@@ -35,22 +44,37 @@ def run(options: Any) -> None:
     if options.source is not None or options.out is not None:
         _parse_table(options)
         return
+    if options.trace and (options.json or options.tree):
+        raise UsageError("E580", "--trace is a shape of its own.", remedy="Give one of --trace, --json and --tree.")
     parser, _ = common.load_parser(options)
-    command.print_frames(parser, options)
+    if options.trace:
+        command.print_frames(parser, options, _traced)
+    else:
+        command.print_frames(parser, options)
+
+
+def _traced(options: Any, number: int, rank: int, utterance: str, hypothesis: Hypothesis) -> str:
+    """The utterance, how its frame was found (in colour on a terminal), and the frame."""
+    console = Console(highlight=False, soft_wrap=True)
+    with console.capture() as captured:
+        for line in lines(hypothesis.trace) if has_origins(hypothesis.trace) else ():
+            console.print(line)
+    found = captured.get() or json.dumps(hypothesis.trace, ensure_ascii=False, default=str) + "\n"
+    return f"{utterance}\n{found}{hypothesis.frame or ''}\n"
 
 
 def _parse_table(options: Any) -> None:
     common.at_least(0, processes=options.processes)
-    others = options.utterances or options.checkpoint or options.json or options.tree or options.n_best > 1
+    others = options.utterances or options.checkpoint or options.json or options.tree or options.trace
+    others = others or options.n_best > 1
     if options.source is None or options.out is None or others:
         raise UsageError(
             "E554",
             "a table is parsed from --in to --out with a bundle, and has the best frame of each utterance.",
-            remedy="Give both, and neither utterances, --checkpoint, --json, --tree nor --n-best.",
+            remedy="Give both, and neither utterances, --checkpoint, --json, --tree, --trace nor --n-best.",
         )
     common.check_files(options.source)
     common.check_outputs(True, **{"in": options.source, "out": options.out})
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from assistants.bulk import parse_table
