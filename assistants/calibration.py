@@ -289,7 +289,7 @@ def _parsed(
         for begin in range(0, len(utterances), CHUNK):
             chunk = utterances[begin : begin + CHUNK]
             for text, (best, *_) in zip(chunk, parser.parse(chunk), strict=True):
-                found.append(Parsed(*recorder.kept[text], best))  # type: ignore[attr-defined]
+                found.append(Parsed(*recorder.kept[text], best))  # type: ignore[attr-defined, call-arg]
             progress(len(chunk))
     finally:
         parser.confidence = before

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0; 2 after an error, which is printed on standard error; 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    warnings.formatwarning = _format_warning
+    warnings.formatwarning = _format_warning  # type: ignore[assignment]
 
     def work() -> None:
         if words[:1] == ["fit"]:
