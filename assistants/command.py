@@ -124,7 +124,10 @@ def _shown(options: Any, number: int, rank: int, utterance: str, hypothesis: Hyp
         value = frame.to_dict() if frame else {"utterance": utterance, "frame": None}
         place = {"number": number, "rank": rank}
         text = str(frame) if frame else None
-        return json.dumps({**place, **value, "text": text, "score": round(score, 4)}, ensure_ascii=False)
+        told = {"score": round(score, 4)}
+        if hypothesis.probability is not None:
+            told["probability"] = round(hypothesis.probability, 4)
+        return json.dumps({**place, **value, "text": text, **told}, ensure_ascii=False)
     text = str(frame or "")
     if options.tree and frame:
         ranked = "" if options.n_best == 1 else f"  ({rank}, {score:.3f})"
