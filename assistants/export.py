@@ -73,7 +73,7 @@ def export(
     if not isinstance(module.model, NARModel) and not isinstance(module, LayerSkipModule):
         raise UsageError(
             "E431",
-            f"a parser of kind {module.kind!r} is not exported: the runtime does not decode as it does.",
+            f"a parser of kind {module.kind!r} is not exported: it decodes token by token, which the runtime does not do.",
             remedy="Export a checkpoint of another kind; this kind is parsed with --checkpoint.",
         )
     if isinstance(module.model, RAF) and not module.model.bankable:

@@ -87,7 +87,9 @@ class LayerSkipParser:
         else:
             results = [work(group) for group in groups]
         found = {
-            i: best for group, several in zip(groups, results, strict=True) for i, best in zip(group, several, strict=True)
+            i: best
+            for group, several in zip(groups, results, strict=True)
+            for i, best in zip(group, several, strict=True)
         }
         return [found[i] for i in range(len(sources))]
 

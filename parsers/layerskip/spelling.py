@@ -111,9 +111,7 @@ class Spelling:
             return (self.vocabulary + self.close,)
         return self._json[symbol, 3 if text else 2]
 
-    def _spell_json(
-        self, spell: Callable[[str], Sequence[int]], read: Callable[[Sequence[int]], str] | None
-    ) -> None:
+    def _spell_json(self, spell: Callable[[str], Sequence[int]], read: Callable[[Sequence[int]], str] | None) -> None:
         def plain(text: str) -> str:
             """Without what tokenizers may change and labels do not differ in."""
             return "".join(text.split()).casefold()
