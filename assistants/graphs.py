@@ -50,6 +50,7 @@ class Part(nn.Module):
         self.model, self.method = model, method
 
     def forward(self, *inputs: Tensor) -> Any:
+        """What the method gives for these inputs."""
         return getattr(self.model, self.method)(*inputs)
 
 
