@@ -133,7 +133,7 @@ def test_lora_and_gradient_checkpointing_train_save_and_load(tmp_path: Path, cor
     ]  # fmt: skip
     said = fit(tmp_path, corpus, repository, *words, config=repository / "configs" / "layerskip_smollm2.yaml")
     assert "on_before_batch_transfer" not in said
-    module, metadata = load_module(tmp_path / "runs" / "lora" / "last.ckpt")
+    module, metadata = load_module(tmp_path / "runs" / "lora" / "best.ckpt")
     assert metadata["model"]["lora_rank"] == 2
     pairs = {name: value for name, value in module.net.named_parameters() if "lora_B" in name}
     assert any(value.abs().max() > 0 for value in pairs.values()), "no adapter was fitted"
