@@ -11,14 +11,17 @@ from typing import Any
 
 from assistants import banks, runtime
 from assistants.bundle import FORMAT
-from assistants.graphs import difference, graphs, onnx_bytes
+from assistants.graphs import Graph, difference, graphs, onnx_bytes
+from assistants.layerskip_graphs import described, exit_of, layerskip_graphs
 from assistants.quantization import quantized
+from assistants.weight_only import weight_only
 from frames.errors import UsageError
 from frames.files import write_bytes
 from frames.folders import check_replaceable, whole_folder, write_manifest
 from frames.outputs import check_output
 from lightning_modules.checkpoints import load_module
 from lightning_modules.evaluation import environment
+from lightning_modules.layerskip import LayerSkipModule
 from lightning_modules.parser_module import ParserModule
 from lightning_modules.raf import RAFModule
 from parsers.nar_model import NARModel
@@ -67,11 +70,11 @@ def export(
         )
     module, made = load_module(checkpoint, decoding)
     assert module.assets is not None
-    if not isinstance(module.model, NARModel):
+    if not isinstance(module.model, NARModel) and not isinstance(module, LayerSkipModule):
         raise UsageError(
             "E431",
             f"a parser of kind {module.kind!r} is not exported: it decodes token by token, which the runtime does not do.",
-            remedy="Export a conv_nar or span_pointer checkpoint; this kind is parsed with --checkpoint.",
+            remedy="Export a checkpoint of another kind; this kind is parsed with --checkpoint.",
         )
     if isinstance(module.model, RAF) and not module.model.bankable:
         raise UsageError(
@@ -99,20 +102,21 @@ def _write(
     module: ParserModule, made: Mapping[str, Any], out: Path, precisions: Sequence[str], metrics: dict[str, Any] | None
 ) -> None:
     """Writes a bundle folder."""
-    assert module.assets is not None and isinstance(module.model, NARModel)
+    assert module.assets is not None
     with whole_folder(out) as staging:
         worst = 0.0
-        for graph in graphs(module.model, module.assets.tokenizer.vocab_size):
+        for graph in _graphs(module):
             path = staging / f"{graph.name}.onnx"
             content = onnx_bytes(graph)
             worst = max(worst, difference(graph, content))
             if "fp32" in precisions:
                 write_bytes(path, content)
             if "int8" in precisions:
-                write_bytes(path.with_suffix(".int8.onnx"), quantized(content))
+                quantize = weight_only if isinstance(module, LayerSkipModule) else quantized
+                write_bytes(path.with_suffix(".int8.onnx"), quantize(content))
         module.assets.tokenizer.save(staging / "tokenizer.json")
         module.assets.ontology.save(staging / "ontology.json")
-        table = _scenarios(module, staging) if isinstance(module, RAFModule) else {}
+        own = _own(module, staging)
         manifest = {
             "format": FORMAT,
             "parser": made["kind"],
@@ -121,16 +125,28 @@ def _write(
             "metrics": metrics or {},
             "training": {key: made[key] for key in ("model", "optimization", "data")},
             "licence": LICENCE,
-            **table,
+            **own,
             "largest_difference_from_torch": worst,
             "environment": environment(),
         }
         write_manifest(staging, manifest)
 
 
-def _scenarios(module: RAFModule, folder: Path) -> dict[str, Any]:
-    """Writes bank, index and leaf states; returns what the manifest says of them."""
-    return {"scenarios": banks.write(module.parser().table, module.config.gloss, folder)}
+def _graphs(module: ParserModule) -> list[Graph]:
+    """The graphs of a kind of parser."""
+    if isinstance(module, LayerSkipModule):
+        return layerskip_graphs(module.net.merged(), exit_of(module.net, module.decoding))
+    assert isinstance(module.model, NARModel)
+    return graphs(module.model, module.built.tokenizer.vocab_size)
+
+
+def _own(module: ParserModule, folder: Path) -> dict[str, Any]:
+    """What the manifest says of parts that other kinds of parser do not have; their files are written."""
+    if isinstance(module, RAFModule):
+        return {"scenarios": banks.write(module.parser().table, module.config.gloss, folder)}
+    if isinstance(module, LayerSkipModule):
+        return {"language_model": described(module.net, exit_of(module.net, module.decoding))}
+    return {}
 
 
 def _zip(folder: Path, out: Path) -> None:

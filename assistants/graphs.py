@@ -42,7 +42,7 @@ class Graph:
     axes: dict[str, dict[int, Any]]
 
 
-class _Part(nn.Module):
+class Part(nn.Module):
     """A method of a model as a module of its own."""
 
     def __init__(self, model: nn.Module, method: str) -> None:
@@ -50,6 +50,7 @@ class _Part(nn.Module):
         self.model, self.method = model, method
 
     def forward(self, *inputs: Tensor) -> Any:
+        """What the method gives for these inputs."""
         return getattr(self.model, self.method)(*inputs)
 
 
@@ -84,15 +85,15 @@ def graphs(model: NARModel, vocabulary: int) -> list[Graph]:
         return {**targets(seed), "tokens": torch.randint(0, model.ontology_size + 2, (3, 10), generator=generator)}
 
     made = [
-        Graph("encoder", _Part(model, "encode"), utterances, ("memory", "lengths"), {"pieces": rows, "mask": rows}),
+        Graph("encoder", Part(model, "encode"), utterances, ("memory", "lengths"), {"pieces": rows, "mask": rows}),
         Graph(
-            "decoder", _Part(model, "decode"), targets, ("scores",),
+            "decoder", Part(model, "decode"), targets, ("scores",),
             {"memory": rows, "pieces": rows, "mask": rows, "tokens": {0: batch, 1: target},
              "target_lengths": {0: batch}},
         ),
     ]  # fmt: skip
     if model.rescorer is not None:
-        made.append(replace(made[1], name="rescorer", part=_Part(model, "rescore"), inputs=wholes))
+        made.append(replace(made[1], name="rescorer", part=Part(model, "rescore"), inputs=wholes))
     if not isinstance(model, RAF):
         return made
 
@@ -114,13 +115,13 @@ def graphs(model: NARModel, vocabulary: int) -> list[Graph]:
     spans = {0: batch, 1: leaves}
     return [
         *made,
-        Graph("query", _Part(model, "query"), masked_states, ("vector",), {"memory": rows, "mask": rows}),
+        Graph("query", Part(model, "query"), masked_states, ("vector",), {"memory": rows, "mask": rows}),
         Graph(
-            "describe", _Part(model, "project_new_scenarios"), glosses, ("vector", "states"),
+            "describe", Part(model, "project_new_scenarios"), glosses, ("vector", "states"),
             {"memory": rows, "mask": rows, "leaves": spans},
         ),
         Graph(
-            "fill", _Part(model, "fill"), scenarios, ("scores",),
+            "fill", Part(model, "fill"), scenarios, ("scores",),
             {"memory": rows, "mask": rows, "leaves": spans, "leaf_mask": spans},
         ),
     ]  # fmt: skip

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnxruntime
 
+from parsers.interface import Parser
 from parsers.nar import Encoded, NonAutoregressiveParser
 
 #: Suffix of a graph's file name for each precision.
 PRECISIONS = {"int8": ".int8.onnx", "fp32": ".onnx"}
 
 
-class OnnxBackend:
-    """The onnxruntime side of :class:`parsers.nar.Backend`.
+class OnnxGraphs:
+    """Graphs that are ready to be run.
 
     Args:
-        graphs: ``encoder`` (``pieces, mask`` to ``memory, lengths``), ``decoder`` (``memory, pieces, mask, tokens,
-            target_lengths`` to ``scores``), ``rescorer`` (as the decoder) where frames are rescored, and whatever else the
-            kind of parser has.
+        graphs: content by name.
     """
+
+    #: Settings of onnxruntime sessions beside its defaults.
+    settings: Mapping[str, str] = {}
 
     def __init__(self, graphs: Mapping[str, bytes]) -> None:
         options = onnxruntime.SessionOptions()
+        for name, value in self.settings.items():
+            options.add_session_config_entry(name, value)
         # The matrices are small: a batch gains more from groups of utterances side by side (`load`, threads).
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
@@ -45,6 +49,16 @@ class OnnxBackend:
         """The outputs of a graph; inputs that it does not read are left out."""
         reads = self._reads[graph]
         return self._sessions[graph].run(None, {name: value for name, value in given.items() if name in reads})
+
+
+class OnnxBackend(OnnxGraphs):
+    """The onnxruntime side of :class:`parsers.nar.Backend`.
+
+    Args:
+        graphs: ``encoder`` (``pieces, mask`` to ``memory, lengths``), ``decoder`` (``memory, pieces, mask, tokens,
+            target_lengths`` to ``scores``), ``rescorer`` (as the decoder) where frames are rescored, and whatever else the
+            kind of parser has.
+    """
 
     def encode(self, pieces: np.ndarray, mask: np.ndarray) -> tuple[Any, np.ndarray]:
         """See :class:`parsers.nar.Backend`."""
@@ -73,19 +87,26 @@ class OnnxBackend:
         return self.run(graph, given)[0]
 
 
-class BundleParser(NonAutoregressiveParser):
-    """A parser over a bundle.
+class BundleParser(Parser, Protocol):
+    """A parser over a bundle of any kind.
 
     Attributes:
         manifest: what the bundle says of itself (metrics, training config, data, licence).
         precision: ``int8`` or ``fp32``.
+        workers: threads that parse groups of utterances side by side.
     """
 
     manifest: dict[str, Any]
     precision: str
-    #: The int8 graphs' small operators are fastest while their operands stay in a core's cache.
-    group_size = 16
+    workers: int
 
     def warm_up(self) -> None:
         """Parses once, so that the first request takes no longer than those after it."""
         self.parse(["wake me at 6"])
+
+
+class NARBundleParser(NonAutoregressiveParser, BundleParser):
+    """As :class:`BundleParser`, for parsers that write all positions at once."""
+
+    #: The int8 graphs' small operators are fastest while their operands stay in a core's cache.
+    group_size = 16

@@ -10,7 +10,7 @@ import numpy as np
 
 from assistants import banks
 from assistants.bundle import Bundle
-from assistants.onnx_backend import BundleParser, OnnxBackend
+from assistants.onnx_backend import NARBundleParser, OnnxBackend
 from frames.ontology import Ontology
 from frames.tokenization import PieceTokenizer
 from parsers.aliases import known_options
@@ -43,8 +43,8 @@ class RAFOnnxBackend(OnnxBackend):
         return vectors, states[batch.leaf_mask]
 
 
-class RAFBundleParser(RAFParser, BundleParser):
-    """As :class:`BundleParser`, for RAF."""
+class RAFBundleParser(RAFParser, NARBundleParser):
+    """As :class:`assistants.onnx_backend.BundleParser`, for RAF."""
 
     backend: RAFOnnxBackend
 

@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 
 from assistants.bundle import Bundle
-from assistants.onnx_backend import PRECISIONS, BundleParser, OnnxBackend
+from assistants.onnx_backend import PRECISIONS, BundleParser, NARBundleParser, OnnxBackend
 from frames.errors import BundleError, FramefillError
 from frames.ontology import Ontology
 from frames.tokenization import PieceTokenizer
@@ -45,28 +45,37 @@ def load(path: Path | str, precision: str | None = None, threads: int = 1) -> Bu
 
 
 def _load(bundle: Bundle, path: Path | str, precision: str | None, threads: int) -> BundleParser:
+    language_model = "language_model" in bundle.manifest
     if precision is None:
-        precision = next((name for name, suffix in PRECISIONS.items() if bundle.has("encoder" + suffix)), "int8")
+        first = "early" if language_model else "encoder"
+        precision = next((name for name, suffix in PRECISIONS.items() if bundle.has(first + suffix)), "int8")
     if precision not in PRECISIONS:
         raise BundleError("E327", f"precision {precision!r} is not known.", remedy=f"One of {', '.join(PRECISIONS)}.")
-    graphs = {name: bundle.read(name + PRECISIONS[precision]) for name in ("encoder", "decoder")}
+    suffix = PRECISIONS[precision]
+    names = ("early", "late", "head") if language_model else ("encoder", "decoder")
+    graphs = {name: bundle.read(name + suffix) for name in names}
     tokenizer = PieceTokenizer.from_json(bundle.read("tokenizer.json").decode(), str(path))
     ontology = Ontology.from_dict(json.loads(bundle.read("ontology.json")), str(path))
     parser: BundleParser
     try:
         decoding = known_options(DecodingConfig, bundle.manifest["decoding"])
         if decoding.get("num_rescored"):
-            graphs["rescorer"] = bundle.read("rescorer" + PRECISIONS[precision])
-        if "scenarios" in bundle.manifest:
+            graphs["rescorer"] = bundle.read("rescorer" + suffix)
+        if language_model:
+            from assistants.layerskip import LayerSkipBundleParser
+
+            parser = LayerSkipBundleParser.of(bundle.manifest, graphs, tokenizer, ontology)
+        elif "scenarios" in bundle.manifest:
             from assistants.raf import RAFBundleParser
 
-            parser = RAFBundleParser.of(bundle, PRECISIONS[precision], graphs, tokenizer, ontology)
+            parser = RAFBundleParser.of(bundle, suffix, graphs, tokenizer, ontology)
         else:
             backend = OnnxBackend(graphs)
-            parser = BundleParser(backend, tokenizer, ontology, bundle.manifest["form"], DecodingConfig(**decoding))
+            form, options = bundle.manifest["form"], DecodingConfig(**decoding)
+            parser = NARBundleParser(backend, tokenizer, ontology, form, options)
     except (KeyError, TypeError) as error:
         raise BundleError("E331", f"the manifest lacks {error}.", where=str(path), remedy="Export again.") from error
-    if "confidence" in bundle.manifest:
+    if "confidence" in bundle.manifest and isinstance(parser, NARBundleParser):
         background = Background.from_bytes(bundle.read(BACKGROUND), str(path))
         parser.confidence = Confidence.from_dict(bundle.manifest["confidence"], background, str(path))
     parser.manifest, parser.precision = bundle.manifest, precision

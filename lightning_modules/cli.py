@@ -13,7 +13,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from jsonargparse import Namespace
+from jsonargparse import Namespace, get_loader, set_loader
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
@@ -46,6 +46,8 @@ WRAPPING = (
     "Does not validate against", "Errors:", "Expected a <class 'NoneType'>", "Expected a path but", "Given value",
     "Problem with given class_path", "Subtypes:",
 )  # fmt: skip
+#: How jsonargparse reads values unless it is given another way.
+YAML = get_loader("yaml")
 #: Exit status of a process that a SIGTERM ended, by the shell's convention (128 + 15).
 TERMINATED = 143
 
@@ -104,6 +106,9 @@ class FrameFillCLI(LightningCLI):
         Raises:
             UsageError: an option is unknown or cannot have its value.
         """
+        # jsonargparse writes an option of a class in a class (--model.optimization.last_weight null) as Python's text
+        # before it reads it again, where null has become None, which YAML would take for a word.
+        set_loader("yaml", lambda text: _without_none(YAML(text)))
         try:
             super().parse_arguments(parser, args)
         except (ArgumentError, TypeError, ValueError, OSError) as error:
@@ -259,6 +264,15 @@ def _option_error(error: Exception) -> UsageError:
     return UsageError("E466", reason.rstrip(".!") + ".", remedy=f"{renamed}`framefill fit --help` lists the options.")
 
 
+def _without_none(value: Any) -> Any:
+    """A value read from YAML, with Python's word for null understood as well."""
+    if isinstance(value, dict):
+        return {key: _without_none(held) for key, held in value.items()}
+    if isinstance(value, list):
+        return [_without_none(held) for held in value]
+    return None if value == "None" else value
+
+
 def _names(option: str, reason: str) -> bool:
     return re.search(rf"[.'\"-]{option}(?![\w.])", reason) is not None
 
@@ -298,6 +312,7 @@ def _quiet() -> None:
         ".*not supported by the model summary.*",
         ".*LeafSpec.*",
         ".*exists and is not empty.*",
+        ".*You have overridden `on_before_batch_transfer` in `LightningModule`.*",
     ):
         warnings.filterwarnings("ignore", message=message)
     for name in (

@@ -24,7 +24,7 @@ from parsers.layerskip.model import (
     label_pieces,
     load_language_model,
 )
-from parsers.layerskip.parser import LayerSkipParser
+from parsers.layerskip.parser import LayerSkipParser, check_exit
 from parsers.layerskip.recipe import RecipeConfig, draw_kept, exit_weights, skip_probabilities
 from parsers.layerskip.spelling import Spelling
 from parsers.layerskip.torch_backend import TorchBackend
@@ -90,12 +90,8 @@ class LayerSkipModule(ParserModule):
 
     def make_model(self, tokenizer: PieceTokenizer, ontology: int) -> LayerSkip:  # type: ignore[override]
         """See :meth:`ParserModule.make_model`; a checkpoint's configuration is built without its weights."""
-
-        def spell(text: str) -> list[int]:
-            return list(tokenizer.backend.encode(text, add_special_tokens=False).ids)
-
         c = self.config
-        self.spelling = Spelling(self.built.ontology, tokenizer.vocab_size, c.style, spell)
+        self.spelling = Spelling.of(self.built.ontology, tokenizer, c.style)
         if c.language_model is not None and not c.language_model_config:
             language_model = load_language_model(c.language_model)
             c.language_model_config = language_model.config.to_dict()
@@ -105,7 +101,17 @@ class LayerSkipModule(ParserModule):
             pieces = label_pieces(self.spelling, tokenizer)
         else:
             language_model, pieces = build_language_model(c, tokenizer.vocab_size), None
-        return LayerSkip(c, language_model, self.spelling, pieces)
+        model = LayerSkip(c, language_model, self.spelling, pieces)
+        # Before a training begins, not at its first validation.
+        check_exit(self.decoding.exit_layer, model.depth)
+        return model
+
+    @property
+    def longest_utterance(self) -> int:
+        """See :meth:`ParserModule.longest_utterance`; a language model has only so many positions for utterance and frame."""
+        assert self.spelling is not None
+        room = self.net.context - len(self.built.tokenizer.prefix) - 1 - 2 * self.spelling.longest_node
+        return min(super().longest_utterance, max(0, room // 3))
 
     def parser(self) -> LayerSkipParser:  # type: ignore[override]
         """See :meth:`ParserModule.parser`."""

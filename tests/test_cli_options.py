@@ -181,3 +181,30 @@ def test_mtop_help_names_what_cannot_be_trained(capsys):
     with pytest.raises(SystemExit):
         main(["data", "mtop", "--help"])
     assert "cannot train" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("word", "place", "value"),
+    [
+        ("--model.optimization.last_weight=null", ("optimization", "last_weight"), None),
+        ("--model.init_args.optimization.encoder_lr=null", ("optimization", "encoder_lr"), None),
+        ("--model.optimization={last_weight: null, rotation: 3}", ("optimization", "last_weight"), None),
+        ("--model.model.language_model=null", ("model", "language_model"), None),
+        ("--model.optimization.last_weight=0.5", ("optimization", "last_weight"), 0.5),
+        ("--model.model.language_model=somebody/nullable", ("model", "language_model"), "somebody/nullable"),
+    ],
+)
+def test_null_is_null_in_options_of_every_depth(word, place, value, repository: Path, monkeypatch: pytest.MonkeyPatch):
+    from lightning_modules.cli import FrameFillCLI
+
+    class Parsed(Exception):  # noqa: N818 (it ends the command once its options are read)
+        pass
+
+    def stop(cli: FrameFillCLI) -> None:
+        raise Parsed(cli.chosen.model.init_args)
+
+    monkeypatch.setattr(FrameFillCLI, "before_instantiate_classes", stop)
+    monkeypatch.setattr(sys, "argv", ["fit", "fit", "--config", str(repository / "configs/layerskip_tiny.yaml"), word])
+    with pytest.raises(Parsed) as caught:
+        FrameFillCLI()
+    assert caught.value.args[0][place[0]][place[1]] == value

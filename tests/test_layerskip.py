@@ -1,5 +1,6 @@
 """LayerSkip: the recipe, the constraint, and decoding that drafts with early layers."""
 
+import sys
 from collections import Counter
 
 import numpy as np
@@ -11,9 +12,16 @@ from frames.errors import UsageError
 from frames.linearization import CopyForm, TargetIds
 from frames.ontology import Ontology
 from frames.tokenization import PieceTokenizer
-from parsers.layerskip.automaton import FrameAutomaton, spelled
+from parsers.layerskip.automaton import MAX_NODES, FrameAutomaton, capacity, nodes_in, spelled
 from parsers.layerskip.decoding import Draft, LayerSkipDecodingConfig
-from parsers.layerskip.model import LayerSkip, LayerSkipConfig, build_language_model, label_pieces, load_language_model
+from parsers.layerskip.model import (
+    LayerSkip,
+    LayerSkipConfig,
+    build_language_model,
+    label_pieces,
+    load_language_model,
+    with_lora,
+)
 from parsers.layerskip.parser import LayerSkipParser
 from parsers.layerskip.policy import AcceptancePolicy
 from parsers.layerskip.recipe import RecipeConfig, exit_weights, skip_probabilities
@@ -161,21 +169,73 @@ def test_policy_prefers_the_exit_that_pays():
 
 
 def test_parser_refuses_what_it_cannot_decode():
-    with pytest.raises(UsageError, match="needs a model of more layers"):
+    with pytest.raises(UsageError, match="E486"):
         small_parser(LayerSkipDecodingConfig(exit_layer=4))
+    with pytest.raises(UsageError, match="E491"):
+        small_parser(LayerSkipDecodingConfig(exit_layer=-1))
     parser = small_parser(LayerSkipDecodingConfig())
-    parser.context = 60
-    with pytest.raises(UsageError, match="may exceed the 60 tokens"):
-        parser.parse(["wake me at 6"])
+    parser.context = 18
+    with pytest.raises(UsageError, match="E487"):
+        parser.parse(["wake me at 6 in the morning"])
+    with pytest.raises(UsageError, match="E453"):
+        parser.parse("wake me at 6")
     with pytest.raises(ValueError, match="give exit_layer"):
         LayerSkipDecodingConfig(verify=False)
+
+
+@pytest.mark.parametrize("style", ["labels", "json"])
+def test_a_short_context_bounds_the_frame_in_place_of_refusing_it(style):
+    """A greedy choice of the longest way never leaves the room that was kept."""
+    spelling = Spelling(ONTOLOGY, 10_000, style, spell)
+    source = TOKENIZER(ROWS[0].utterance)
+    for room in (spelling.longest_node * 2 + 2 * len(source), spelling.longest_node * 6 + 2 * len(source), 5_000):
+        nodes = nodes_in(room, source, spelling)
+        assert 1 <= nodes <= MAX_NODES
+        assert capacity(source, spelling, nodes) <= room
+        for seed in range(8):
+            rng = np.random.default_rng(seed)
+            cursor, tokens = FrameAutomaton(ONTOLOGY, spelling).start(source, nodes), 0
+            while not cursor.done:
+                # Labels before the end of a node, as long as any may follow.
+                options = [t for t in cursor.options if t not in spelling.end(spelling.close, False)]
+                cursor = cursor.step(int(rng.choice(options or cursor.options)))
+                tokens += 1
+            assert tokens <= room
+    assert nodes_in(2 * len(source), source, spelling) < 1
+
+
+def test_labels_that_the_pieces_cannot_spell_are_refused():
+    # The pieces were learned from utterances, where no brace stands.
+    with pytest.raises(UsageError, match="E480"):
+        Spelling.of(ONTOLOGY, TOKENIZER, "json")
+    assert Spelling.of(ONTOLOGY, TOKENIZER, "labels").longest_node == 2
 
 
 def test_a_language_model_that_is_cut_short_is_refused(tmp_path):
     path = tmp_path / "cut.gguf"
     path.write_bytes(b"GGUF" + bytes(20))
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match="E481"):
         load_language_model(str(path))
+
+
+@pytest.mark.parametrize(("package", "code"), [("gguf", "E482"), ("peft", "E490")])
+def test_a_package_of_the_extra_that_is_not_installed_is_named(tmp_path, monkeypatch, package, code):
+    path = tmp_path / "x.gguf"
+    path.write_bytes(b"GGUF" + bytes(20))
+
+    def missing(*args, **kwargs):
+        raise ImportError(f"{package} is required")
+
+    if package == "gguf":
+        # How transformers answers where gguf is not installed.
+        monkeypatch.setattr("parsers.layerskip.model.load_pretrained", missing)
+    else:
+        monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(UsageError, match=code):
+        if package == "gguf":
+            load_language_model(str(path))
+        else:
+            with_lora(build_language_model(LayerSkipConfig(width=32, layers=2, heads=2, feed_forward=48), 100), 2)
 
 
 def test_n_best_begins_with_the_best():

@@ -74,7 +74,7 @@ def test_modules_import_upwards_in_the_table_of_layers(settings: configparser.Co
     assert (layers[0], layers[-1]) == (["scripts"], ["frames"])
 
 
-@pytest.mark.parametrize("name", ["conv-nar-topv2", "span-pointer-topv2", "raf-topv2"])
+@pytest.mark.parametrize("name", ["conv-nar-topv2", "span-pointer-topv2", "raf-topv2", "layerskip-topv2"])
 def test_committed_bundles_parse_without_torch(name: str, repository: Path):
     """The runtime needs numpy, onnxruntime and tokenizers; FAISS and safetensors for RAF's bank alone."""
     absent = ("torch", "transformers", "pytorch_lightning", "onnx", "data", "lightning_modules")

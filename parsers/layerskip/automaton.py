@@ -116,9 +116,14 @@ class FrameAutomaton:
 
         self.choices = cache(self._choices)
 
-    def start(self, source: Source) -> Cursor:
-        """The cursor before the first token of a frame over an utterance."""
-        return Cursor(self, Utterance(source), (((), State()),))
+    def start(self, source: Source, nodes: int = MAX_NODES) -> Cursor:
+        """The cursor before the first token of a frame over an utterance.
+
+        Args:
+            source: the utterance.
+            nodes: intents and slots that the frame may have; a slot that must hold an intent still gets it after that.
+        """
+        return Cursor(self, Utterance(source, nodes), (((), State()),))
 
     def _choices(self, phase: int, top: int, first: bool, room: bool, full: bool) -> _Choices:
         """Symbols other than those of leaves that may follow; few situations occur, so they are kept."""
@@ -143,14 +148,15 @@ class FrameAutomaton:
 
 
 class Utterance:
-    """An utterance and where words of it are repeated.
+    """An utterance, where words of it are repeated, and how large its frame may be.
 
     Args:
         source: the utterance in pieces.
+        nodes: intents and slots of its frame.
     """
 
-    def __init__(self, source: Source) -> None:
-        self.source = source
+    def __init__(self, source: Source, nodes: int = MAX_NODES) -> None:
+        self.source, self.nodes = source, nodes
         self.ids = source.ids
         edges = source.edges
         self.firsts, self.lasts = edges.firsts, frozenset(edges.lasts)
@@ -291,7 +297,7 @@ class Cursor:
             return
         top = state.stack[-1] if state.stack else -1
         room = state.floor < len(self.utterance.ids)
-        full = state.nodes >= MAX_NODES
+        full = state.nodes >= self.utterance.nodes
         choices = a.choices(state.phase, top, state.first, room, full)
         if choices.tokens:
             self._static.append((state, choices))
@@ -395,12 +401,18 @@ def spelled(symbols: list[int], source: Source, spelling: Spelling) -> list[int]
     return tokens
 
 
-def capacity(source: Source, spelling: Spelling) -> int:
-    """Tokens that a frame over an utterance has at most."""
-    longest = 1
-    if spelling.style == "json":
-        longest = max(len(spelling.open(s, False)) for s in range(spelling.size) if s != spelling.close) + len(
-            spelling.nested() + spelling.text()
-        )
-    # Each node opens and closes; a leaf copies its pieces and passes over fewer places than there are pieces.
-    return MAX_NODES * 2 * longest + 2 * len(source)
+def capacity(source: Source, spelling: Spelling, nodes: int) -> int:
+    """Tokens that a frame over an utterance has at most.
+
+    Args:
+        source: the utterance.
+        spelling: how symbols are written.
+        nodes: as in :meth:`FrameAutomaton.start`.
+    """
+    # One node more than that, see there. A leaf copies its pieces and passes over fewer places than there are pieces.
+    return (nodes + 1) * spelling.longest_node + 2 * len(source)
+
+
+def nodes_in(room: int, source: Source, spelling: Spelling) -> int:
+    """Intents and slots for which ``room`` tokens suffice, at most :data:`MAX_NODES`; below 1 if they do not for one."""
+    return min(MAX_NODES, (room - 2 * len(source)) // spelling.longest_node - 1)

@@ -15,6 +15,7 @@ early layers read together with what they follow; exit layer and number of draft
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -57,7 +58,7 @@ class LayerSkipDecodingConfig:
     group: int = 32
 
     def __post_init__(self) -> None:
-        for name, least in (("exit_layer", 0), ("drafts", 1), ("copies", 0), ("group", 1), ("temperature", 0)):
+        for name, least in (("drafts", 1), ("copies", 0), ("group", 1), ("temperature", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} {getattr(self, name)} must be at least {least}")
         if not self.verify and not self.exit_layer:
@@ -179,27 +180,35 @@ class Decoder:
         self.policy = AcceptancePolicy(backend.exits, backend.depth, config.exit_layer, config.drafts)
         self.rng = np.random.default_rng(config.seed)
         self.counts = Counts()
+        self._observing = threading.Lock()
 
     def decode(
-        self, prompts: Sequence[Sequence[int]], cursors: Sequence[Cursor], capacity: int
+        self,
+        prompts: Sequence[Sequence[int]],
+        cursors: Sequence[Cursor],
+        capacity: int,
+        begun: Sequence[Sequence[int]] | None = None,
     ) -> list[tuple[Cursor, list[Written]]]:
         """Writes a frame after each prompt.
 
         Args:
-            prompts: tokens of each; may end with the beginning of a frame.
+            prompts: tokens of each.
             cursors: where each frame stands.
             capacity: positions that the longest prompt with its frame can take.
+            begun: tokens of each frame that are there already; None for no token.
 
         Returns:
             Of each the cursor at the end of the frame and the tokens that were written.
         """
         config = self.config
         if config.adaptive and config.exit_layer:
-            exit_layer, drafts = self.policy.choose()
+            with self._observing:
+                exit_layer, drafts = self.policy.choose()
             config = replace(config, exit_layer=exit_layer, drafts=drafts)
         counts = Counts()
         memory = self.backend.begin(prompts, capacity + 1)
-        rows = [_Row(list(prompt), cursor) for prompt, cursor in zip(prompts, cursors, strict=True)]
+        starts = [()] * len(prompts) if begun is None else begun
+        rows = [_Row([*p, *start], cursor) for p, start, cursor in zip(prompts, starts, cursors, strict=True)]
         for row in rows:
             self._force(row)
         while active := [k for k, row in enumerate(rows) if not row.cursor.done]:
@@ -209,8 +218,9 @@ class Decoder:
                     continue
             self._verify(memory, rows, active, config, counts, capacity)
         counts.tokens = sum(len(row.written) for row in rows)
-        self.counts.add(counts)
-        self.policy.observe(config.exit_layer, counts.drafted, counts.accepted)
+        with self._observing:
+            self.counts.add(counts)
+            self.policy.observe(config.exit_layer, counts.drafted, counts.accepted)
         return [(row.cursor, row.written) for row in rows]
 
     def alternatives(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -126,7 +127,7 @@ class LayerSkip(nn.Module):
         label_pieces: Sequence[Sequence[int]] | None = None,
     ) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.spelling = config, spelling
         self.vocab_size = spelling.vocab_size
         old: Any = language_model.get_input_embeddings().weight
         if spelling.vocabulary > len(old):
@@ -172,6 +173,14 @@ class LayerSkip(nn.Module):
         attention: Any = self.layers[0].self_attn
         return attention.k_proj.weight.shape[0] // attention.head_dim, attention.head_dim
 
+    def merged(self) -> LayerSkip:
+        """Itself, or where LoRA matrices were fitted a copy whose own matrices have them added."""
+        if not self.config.lora_rank:
+            return self
+        language_model: Any = deepcopy(self.lm)
+        plain = replace(self.config, lora_rank=0)
+        return LayerSkip(plain, language_model.merge_and_unload(), self.spelling).train(self.training)
+
     def embed(self, tokens: Tensor) -> Tensor:
         """Embeddings ``[B, T, width]`` of tokens ``[B, T]``."""
         return self._parts[0].embed_tokens(tokens)
@@ -197,7 +206,7 @@ class LayerSkip(nn.Module):
         """
         rotary = self._parts[0].rotary_emb(hidden, positions)
         for layer in self.layers[first:last]:
-            if self._plain and cache is not None:
+            if self._plain and isinstance(cache, RowCache):
                 hidden = run_layer(layer, hidden, rotary, mask, cache)
             else:
                 hidden = self._layer(layer, hidden, positions, rotary, mask, cache)
@@ -214,7 +223,7 @@ class LayerSkip(nn.Module):
             ``[..., K]`` or ``[..., vocabulary]`` logits.
         """
         states = self._parts[0].norm(hidden)
-        head = self.head[: self.vocab_size] if tokens is None else self.head[tokens]
+        head = self.head[: self.vocab_size] if tokens is None else nn.functional.embedding(tokens, self.head)
         return few_product(states, head.to(states.dtype))
 
     def candidate_logits(self, hidden: Tensor, tokens: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from typing import Literal
 
 from frames.errors import UsageError
 from frames.ontology import CLOSE, Ontology
+from frames.tokenization import PieceTokenizer
 
 Style = Literal["labels", "json"]
 #: New tokens beside the ontology's: what passes over a place, and what ends the prompt.
@@ -32,12 +33,17 @@ class Spelling:
         vocabulary: size of the language model's own vocabulary; new tokens follow it.
         style: ``labels`` or ``json``.
         spell: text to piece ids of the language model's own vocabulary; needed for ``json`` alone.
+        read: piece ids to text, by which it is checked that pieces spell a label; None leaves the check out.
 
     Attributes:
         size: number of ontology symbols.
         vocab_size: the language model's vocabulary and the new tokens.
         pass_over: id of the token that passes over a place.
         prompt_end: id of the token between an utterance and its frame.
+        longest_node: tokens that an intent or a slot takes at most, what it holds left out.
+
+    Raises:
+        UsageError: the pieces cannot spell a label.
     """
 
     def __init__(
@@ -46,6 +52,7 @@ class Spelling:
         vocabulary: int,
         style: Style = "labels",
         spell: Callable[[str], Sequence[int]] | None = None,
+        read: Callable[[Sequence[int]], str] | None = None,
     ) -> None:
         self.ontology, self.vocabulary, self.style = ontology, vocabulary, style
         self.size = len(ontology.tokens)
@@ -57,7 +64,24 @@ class Spelling:
         if style == "json":
             if spell is None:
                 raise ValueError("style json needs the tokenizer of the language model")
-            self._spell_json(spell)
+            self._spell_json(spell, read)
+        labels = [symbol for symbol in range(self.size) if symbol != self.close]
+        self.longest_node = (
+            max(len(self.open(symbol, False)) + len(self.end(symbol, True)) for symbol in labels)
+            + max(len(self.text()), len(self.nested()))
+        )  # fmt: skip
+
+    @classmethod
+    def of(cls, ontology: Ontology, tokenizer: PieceTokenizer, style: Style) -> Spelling:
+        """With the pieces of a tokenizer as the language model's own vocabulary."""
+
+        def spell(text: str) -> list[int]:
+            return list(tokenizer.backend.encode(text, add_special_tokens=False).ids)
+
+        def read(ids: Sequence[int]) -> str:
+            return tokenizer.backend.decode(list(ids), skip_special_tokens=False)
+
+        return cls(ontology, tokenizer.vocab_size, style, spell, read)
 
     def open(self, symbol: int, first: bool) -> tuple[int, ...]:
         """Tokens that open an intent or a slot.
@@ -87,10 +111,15 @@ class Spelling:
             return (self.vocabulary + self.close,)
         return self._json[symbol, 3 if text else 2]
 
-    def _spell_json(self, spell: Callable[[str], Sequence[int]]) -> None:
+    def _spell_json(self, spell: Callable[[str], Sequence[int]], read: Callable[[Sequence[int]], str] | None) -> None:
+        def plain(text: str) -> str:
+            """Without what tokenizers may change and labels do not differ in."""
+            return "".join(text.split()).casefold()
+
         def spelled(text: str) -> tuple[int, ...]:
             ids = tuple(int(i) for i in spell(text))
-            if not ids or any(not 0 <= i < self.vocabulary for i in ids):
+            lost = read is not None and plain(read(ids)) != plain(text)
+            if lost or not ids or any(not 0 <= i < self.vocabulary for i in ids):
                 raise UsageError(
                     "E480",
                     f"the language model's tokenizer cannot spell {text!r}.",
