@@ -13,6 +13,7 @@ import torch
 
 from assistants import runtime
 from assistants.bundle import changeable, rewritten
+from assistants.onnx_backend import NARBundleParser
 from data.out_of_scope import OutOfScope
 from data.topv2.reader import Example
 from frames.errors import UsageError
@@ -139,11 +140,18 @@ def calibrate_bundle(
 
     Raises:
         BundleError: the bundle cannot be read, or is a zip.
-        UsageError: there are too few rows.
+        UsageError: there are too few rows, or the parser is of a kind without probabilities.
         MachineError: the disk is full; the bundle is left as it was.
     """
     bundle = changeable(path)
     parser = runtime.load(path)
+    if not isinstance(parser, NARBundleParser):
+        raise UsageError(
+            "E333",
+            f"no probabilities are fitted for a parser of kind {bundle.manifest['parser']!r}.",
+            where=str(path),
+            remedy="Calibrate a conv_nar, span_pointer or raf bundle; this one parses without probabilities.",
+        )
     found = calibrated(parser, collect(parser, train, examples, out_of_scope, progress))
     with locked(bundle.path), rewritten(bundle, {BACKGROUND}) as (staging, manifest):
         write_bytes(staging / BACKGROUND, found.confidence.background.to_bytes())

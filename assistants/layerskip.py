@@ -75,7 +75,8 @@ class LayerSkipOnnxBackend(OnnxGraphs):
     def __init__(self, graphs: Mapping[str, bytes], model: LanguageModel, vocabulary: int) -> None:
         super().__init__(graphs)
         self.model, self.vocabulary = model, vocabulary
-        self.depth, self.exits = model.layers, (model.exit_layer, model.layers)
+        self.depth = model.layers
+        self.exits: tuple[int, ...] = (model.exit_layer, model.layers)
 
     def begin(self, prompts: Sequence[Sequence[int]], capacity: int) -> OnnxMemory:
         """See :class:`parsers.layerskip.backend.Backend`."""

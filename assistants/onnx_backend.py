@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import onnxruntime
 
+from frames.tokenization import PieceTokenizer
 from parsers.interface import Parser
 from parsers.nar import Encoded, NonAutoregressiveParser
 
@@ -87,18 +88,20 @@ class OnnxBackend(OnnxGraphs):
         return self.run(graph, given)[0]
 
 
-class BundleParser(Parser, Protocol):
+class BundleParser(Parser):
     """A parser over a bundle of any kind.
 
     Attributes:
         manifest: what the bundle says of itself (metrics, training config, data, licence).
         precision: ``int8`` or ``fp32``.
         workers: threads that parse groups of utterances side by side.
+        tokenizer: what reads utterances; it refuses those that cannot be parsed.
     """
 
     manifest: dict[str, Any]
     precision: str
     workers: int
+    tokenizer: PieceTokenizer
 
     def warm_up(self) -> None:
         """Parses once, so that the first request takes no longer than those after it."""
