@@ -192,7 +192,7 @@ class LayerSkip(nn.Module):
         first: int,
         last: int,
         mask: Tensor | None,
-        cache: RowCache | None = None,
+        cache: Any = None,
     ) -> Tensor:
         """Layers ``first`` to ``last``, the last not included, over states ``[B, T, width]``.
 
@@ -202,7 +202,8 @@ class LayerSkip(nn.Module):
             first: a layer.
             last: a layer, or the number of layers.
             mask: ``[B, 1, T, K]``, True where a token sees; None sees all tokens before and itself.
-            cache: keys and values of earlier tokens; those of these tokens are put into it.
+            cache: keys and values of earlier tokens (:class:`RowCache`, or what has its ``update``); those of these tokens
+                are put into it.
         """
         rotary = self._parts[0].rotary_emb(hidden, positions)
         for layer in self.layers[first:last]:
