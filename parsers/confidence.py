@@ -131,7 +131,7 @@ class Background:
                 "E518",
                 f"the training rows' statistics cannot be read ({error}).",
                 where=where,
-                remedy="Run `framefill calibrate --bundle` again.",
+                remedy="Run `framefill calibrate` again.",
             ) from error
         return found
 
@@ -275,7 +275,7 @@ class Confidence:
                 "E519",
                 f"the coefficients of the probabilities cannot be read ({error}).",
                 where=where,
-                remedy="Run `framefill calibrate --bundle` again.",
+                remedy="Run `framefill calibrate` again.",
             ) from error
 
 
