@@ -1,5 +1,6 @@
 """LayerSkip: the recipe, the constraint, and decoding that drafts with early layers."""
 
+import struct
 import sys
 from collections import Counter
 
@@ -187,6 +188,8 @@ def test_parser_refuses_what_it_cannot_decode():
 def test_a_short_context_bounds_the_frame_in_place_of_refusing_it(style):
     """A greedy choice of the longest way never leaves the room that was kept."""
     spelling = Spelling(ONTOLOGY, 10_000, style, spell)
+    labels = [symbol for symbol in range(spelling.size) if symbol != spelling.close]
+    ends = {spelling.end(symbol, text)[0] for symbol in labels for text in (False, True)}
     source = TOKENIZER(ROWS[0].utterance)
     for room in (spelling.longest_node * 2 + 2 * len(source), spelling.longest_node * 6 + 2 * len(source), 5_000):
         nodes = nodes_in(room, source, spelling)
@@ -197,7 +200,7 @@ def test_a_short_context_bounds_the_frame_in_place_of_refusing_it(style):
             cursor, tokens = FrameAutomaton(ONTOLOGY, spelling).start(source, nodes), 0
             while not cursor.done:
                 # Labels before the end of a node, as long as any may follow.
-                options = [t for t in cursor.options if t not in spelling.end(spelling.close, False)]
+                options = [token for token in cursor.options if token not in ends]
                 cursor = cursor.step(int(rng.choice(options or cursor.options)))
                 tokens += 1
             assert tokens <= room
@@ -211,11 +214,14 @@ def test_labels_that_the_pieces_cannot_spell_are_refused():
     assert Spelling.of(ONTOLOGY, TOKENIZER, "labels").longest_node == 2
 
 
-def test_a_language_model_that_is_cut_short_is_refused(tmp_path):
+@pytest.mark.parametrize("rest", [b"", bytes(20), struct.pack("<IQQ", 3, 272, 30)])
+def test_a_language_model_that_is_cut_short_is_refused(tmp_path, rest):
     path = tmp_path / "cut.gguf"
-    path.write_bytes(b"GGUF" + bytes(20))
+    path.write_bytes(b"GGUF" + rest)
     with pytest.raises(UsageError, match="E481"):
         load_language_model(str(path))
+    with pytest.raises(UsageError, match="E424"):
+        load_language_model(str(tmp_path / "nowhere"))
 
 
 @pytest.mark.parametrize(("package", "code"), [("gguf", "E482"), ("peft", "E490")])

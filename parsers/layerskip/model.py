@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import struct
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -72,8 +74,11 @@ def load_language_model(name: str) -> PreTrainedModel:
             f"the language model {name!r} needs a package that is not installed ({str(error).strip().splitlines()[0]}).",
             remedy="Run `pip install -e '.[llm]'`.",
         ) from error
-    except (RuntimeError, KeyError, IndexError, EOFError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except (UsageError, RuntimeError, KeyError, IndexError, EOFError, struct.error) as error:
+        if isinstance(error, UsageError) and not (Path(name).suffix == ".gguf" and Path(name).is_file()):
+            raise
+        cause = error.__cause__ if isinstance(error, UsageError) else error
+        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         raise UsageError(
             "E481",
             f"the language model {name!r} cannot be read ({reason}).",
