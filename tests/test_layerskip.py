@@ -134,7 +134,9 @@ def test_decoding_with_drafts_writes_what_the_whole_model_writes(read_both_ways)
     for name, options in WAYS.items():
         parser = small_parser(LayerSkipDecodingConfig(**options), read_both_ways)
         assert [hypotheses[0].frame for hypotheses in parser.parse(utterances)] == wanted, name
-        assert parser.decoder.counts.calls < greedy.decoder.counts.calls or name == "one by one"
+        assert (
+            parser.decoder.counts.calls < greedy.decoder.counts.calls or "group" in options
+        )  # smaller groups call more often
 
 
 def test_decoding_refuses_some_drafts():
