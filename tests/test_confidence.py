@@ -103,7 +103,7 @@ def test_threshold_is_the_least_that_is_right_often_enough(seed: int):
     assert found == (min(enough) if enough else 1.0)
 
 
-@pytest.mark.parametrize("name", ["conv-nar-topv2", "span-pointer-topv2"])
+@pytest.mark.parametrize("name", ["conv-nar-topv2", "span-pointer-topv2", "raf-topv2"])
 def test_included_bundles_trust_requests_and_refuse_small_talk(name: str, repository: Path):
     parser = runtime.load(repository / "models" / name)
     assert not any(found.abstained for found in answer(parser, REQUESTS))

@@ -84,7 +84,7 @@ def test_graphs_of_another_shape(products: bytes, monkeypatch: pytest.MonkeyPatc
         by_row(model.SerializeToString())
 
 
-@pytest.mark.parametrize("name", ["conv-nar-topv2", "span-pointer-topv2"])
+@pytest.mark.parametrize("name", ["conv-nar-topv2", "span-pointer-topv2", "raf-topv2"])
 def test_included_bundles_answer_alone_as_in_a_batch(name: str, repository: Path):
     _check(runtime.load(repository / "models" / name))
 
