@@ -8,7 +8,6 @@ Loads neither torch nor transformers, and knows no corpus. Names are imported wh
 ``framefill --help``, which needs the errors alone, answers at once.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -33,7 +32,15 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = {"Frame": "frames.frame"}.get(
-        name, "frames.nodes" if name in ("Intent", "Slot", "Span") else "frames.errors"
-    )
-    return getattr(import_module(module), name)
+    # Statements with constant names, for a package that is made of a bundle has them rewritten.
+    if name == "Frame":
+        from frames.frame import Frame
+
+        return Frame
+    if name in ("Intent", "Slot", "Span"):
+        from frames import nodes
+
+        return getattr(nodes, name)
+    from frames import errors
+
+    return getattr(errors, name)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
+from typing import TYPE_CHECKING, Any
 
 from assistants import command
 from frames.errors import UsageError
-from parsers.interface import Hypothesis
-from parsers.layerskip.trace import has_origins, lines
 from scripts.commands import common
+
+if TYPE_CHECKING:
+    from parsers.interface import Hypothesis
 
 
 def add_arguments(commands: Any) -> None:
@@ -55,6 +54,10 @@ def run(options: Any) -> None:
 
 def _traced(options: Any, number: int, rank: int, utterance: str, hypothesis: Hypothesis) -> str:
     """The utterance, how its frame was found (in colour on a terminal), and the frame."""
+    from rich.console import Console
+
+    from parsers.layerskip.trace import has_origins, lines
+
     console = Console(highlight=False, soft_wrap=True)
     with console.capture() as captured:
         for line in lines(hypothesis.trace) if has_origins(hypothesis.trace) else ():
@@ -75,6 +78,7 @@ def _parse_table(options: Any) -> None:
         )
     common.check_files(options.source)
     common.check_outputs(True, **{"in": options.source, "out": options.out})
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from assistants.bulk import parse_table
