@@ -171,7 +171,7 @@ def test_a_full_disk_leaves_the_old_bundle(checkpoint: Path, bundle: Path, tmp_p
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("assistants.export._quantize", full)
+    monkeypatch.setattr("assistants.export.quantized", full)
     with pytest.raises(MachineError, match="No space left"):
         export(checkpoint, kept)
     assert (kept / "manifest.json").read_bytes() == before

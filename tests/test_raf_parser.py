@@ -43,7 +43,7 @@ def test_weigh_replaces_scores_that_a_module_does_not_give():
     assert scores.decoder.shape == (2, 5) and np.isnan(scores.decoder[1, 1:]).all()
 
 
-@pytest.mark.parametrize("wrong", [{"scenarios": 0}, {"index": "tree"}, {"compose_weight": 0.0}], ids=str)
+@pytest.mark.parametrize("wrong", [{"num_retrieved": 0}, {"index": "tree"}, {"compose_weight": 0.0}], ids=str)
 def test_decoding_options_out_of_range_are_refused(wrong: dict):
     with pytest.raises(ValueError):
         RAFDecodingConfig(**wrong)
