@@ -24,6 +24,11 @@ class Answer:
     abstained: bool
 
 
+def own_threshold(parser: BundleParser) -> float | None:
+    """Least probability of an answer that is acted on, by the bundle; None from a bundle that is not calibrated."""
+    return parser.manifest.get("confidence", {}).get("threshold")
+
+
 def answer(parser: BundleParser, texts: Sequence[str], n_best: int = 1, threshold: float | None = None) -> list[Answer]:
     """Parses utterances, and says of each whether its best reading can be acted on.
 
@@ -37,7 +42,7 @@ def answer(parser: BundleParser, texts: Sequence[str], n_best: int = 1, threshol
     Raises:
         UsageError: as :meth:`parsers.interface.Parser.parse`.
     """
-    least = parser.manifest.get("confidence", {}).get("threshold", 0.0) if threshold is None else threshold
+    least = (own_threshold(parser) or 0.0) if threshold is None else threshold
     return [
         Answer(text, hypotheses, hypotheses[0].probability is not None and hypotheses[0].probability < least)
         for text, hypotheses in zip(texts, parser.parse(texts, n_best), strict=True)

@@ -11,6 +11,7 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from assistants.bundle import Bundle, changeable, rewritten
+from assistants.rounding import rounded
 from frames.errors import BundleError
 from frames.files import write_bytes
 from frames.locks import locked
@@ -70,9 +71,8 @@ def write(table: ScenarioTable, gloss: str, folder: Path) -> dict[str, Any]:
 
 def quantized(leaves: np.ndarray) -> dict[str, np.ndarray]:
     """States ``[leaves, W]`` as bytes and a scale for each leaf, which is finer than the int8 graph that reads them."""
-    largest = np.abs(leaves).max(axis=1, keepdims=True, initial=0.0).astype(np.float32)
-    scales = np.where(largest > 0, largest / 127, 1).astype(np.float32)
-    return {"leaves": np.rint(leaves / scales).astype(np.int8), "scales": scales}
+    values, scales = rounded(leaves, axis=1)
+    return {"leaves": values, "scales": scales}
 
 
 def change(path: Path | str, edit: Callable[[ScenarioTable], ScenarioTable]) -> None:

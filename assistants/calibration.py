@@ -108,18 +108,21 @@ class Collected:
     foreign: list[Parsed]
 
 
-class _Recorder(Confidence):
-    """Keeps the readings of utterances in place of giving them probabilities."""
+class _Recorder:
+    """A :class:`parsers.confidence.Judge` that keeps the best readings of utterances and gives none of them a chance."""
 
     def __init__(self) -> None:
-        object.__setattr__(self, "kept", {})
+        self.kept: dict[str, tuple[Source, np.ndarray, float, Reading]] = {}
 
     def probabilities(
         self, sources: Sequence[Source], states: np.ndarray, lengths: np.ndarray, readings: Sequence[Reading]
     ) -> list[tuple[float, tuple[float, ...]]]:
         for row in zip(sources, states, lengths.tolist(), readings, strict=True):
-            self.kept[row[0].text] = row  # type: ignore[attr-defined]
+            self.kept[row[0].text] = row
         return [(0.0, ())] * len(sources)
+
+    def of_others(self, best: float, readings: Sequence[Reading]) -> list[tuple[float, tuple[float, ...]]]:
+        return [(0.0, ())] * len(readings)
 
 
 def calibrate_bundle(
@@ -257,10 +260,15 @@ def least_threshold(probabilities: np.ndarray, right: np.ndarray, target: float 
 
     1.0 where there is none.
     """
-    order = np.argsort(-probabilities, kind="stable")
-    shares = right[order].cumsum() / np.arange(1, len(order) + 1)
+    order, shares = right_of_likeliest(probabilities, right)
     enough = np.flatnonzero(shares >= target)
     return round(float(probabilities[order[enough[-1]]]), 4) if len(enough) else 1.0
+
+
+def right_of_likeliest(probabilities: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows from the likeliest on ``[N]``, and the share of right ones among those up to each ``[N]``."""
+    order = np.argsort(-probabilities, kind="stable")
+    return order, right[order].cumsum() / np.arange(1, len(order) + 1)
 
 
 def calibration_error(probabilities: np.ndarray, right: np.ndarray) -> float:
@@ -297,7 +305,7 @@ def _parsed(
         for begin in range(0, len(utterances), CHUNK):
             chunk = utterances[begin : begin + CHUNK]
             for text, (best, *_) in zip(chunk, parser.parse(chunk), strict=True):
-                found.append(Parsed(*recorder.kept[text], best))  # type: ignore[attr-defined, call-arg]
+                found.append(Parsed(*recorder.kept[text], best))
             progress(len(chunk))
     finally:
         parser.confidence = before

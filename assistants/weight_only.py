@@ -14,6 +14,8 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from assistants.rounding import rounded
+
 #: Weights of fewer numbers than this stay as they are.
 LEAST = 1024
 #: Which input of an operator is the weight.
@@ -57,13 +59,6 @@ def weight_only(content: bytes) -> bytes:
     graph.node.extend(nodes)
     graph.initializer.extend([*kept, *made.values()])
     return model.SerializeToString()
-
-
-def rounded(weights: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """int8 values, and the scales that turn them back, of which there is one for all numbers along ``axis``."""
-    largest = np.abs(weights).max(axis=axis, keepdims=True)
-    scales = np.where(largest > 0, largest / 127, 1).astype(np.float32)
-    return np.rint(weights / scales).astype(np.int8), scales
 
 
 def _looked_up(node: NodeProto, stem: str) -> Iterator[NodeProto]:

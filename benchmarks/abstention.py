@@ -20,7 +20,7 @@ import torch
 from torchmetrics.functional.classification import binary_auroc
 
 from assistants import runtime
-from assistants.calibration import REPORTED, calibrated, collect
+from assistants.calibration import REPORTED, calibrated, collect, right_of_likeliest
 from data.out_of_scope import OutOfScope, read_out_of_scope
 from data.topv2.reader import DOMAINS, Example, corpus_checksum, data_root, read_split
 from frames.files import write_bytes, write_json
@@ -139,8 +139,7 @@ def auroc(higher: np.ndarray, lower: np.ndarray) -> float:
 
 def curve(probabilities: np.ndarray, right: np.ndarray) -> list[list[float]]:
     """Share of rows answered and share of these that are right, over thresholds from the highest to none."""
-    order = np.argsort(-probabilities, kind="stable")
-    shares = right[order].cumsum() / np.arange(1, len(order) + 1)
+    order, shares = right_of_likeliest(probabilities, right)
     places = np.linspace(len(order) / POINTS, len(order), POINTS).astype(int) - 1
     return [[round((place + 1) / len(order), 4), round(float(shares[place]), 4)] for place in places]
 

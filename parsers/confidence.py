@@ -16,7 +16,7 @@ import math
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -179,6 +179,20 @@ class Logistic:
         if mean.shape != (features,) or deviation.shape != (features,) or weights.shape != (3 * features,):
             raise ValueError(f"coefficients are not for {features} features")
         return cls(mean, deviation, weights, float(value["bias"]), int(value["switch"]))
+
+
+class Judge(Protocol):
+    """Gives readings their probabilities, see :class:`Confidence`."""
+
+    def probabilities(
+        self, sources: Sequence[Source], states: np.ndarray, lengths: np.ndarray, readings: Sequence[Reading]
+    ) -> list[tuple[float, tuple[float, ...]]]:
+        """See :meth:`Confidence.probabilities`."""
+        ...
+
+    def of_others(self, best: float, readings: Sequence[Reading]) -> list[tuple[float, tuple[float, ...]]]:
+        """See :meth:`Confidence.of_others`."""
+        ...
 
 
 @dataclass(frozen=True)

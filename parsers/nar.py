@@ -7,7 +7,7 @@ both parse by the very same code. Nothing here imports torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from frames.errors import FrameError
 from frames.linearization import POINTER_FORMS, TargetIds
 from frames.ontology import Ontology
 from frames.tokenization import PieceTokenizer, Source
-from parsers.confidence import Confidence, Reading, pooled
+from parsers.confidence import Judge, Reading, pooled
 from parsers.constrained import Decoded, Grammar, LengthCandidate, decode, greedy
 from parsers.groups import SIZE, in_groups, pad
 from parsers.interface import Hypothesis, check_request
@@ -106,7 +106,7 @@ class NonAutoregressiveParser:
 
     workers = 1
     group_size = SIZE
-    confidence: Confidence | None = None
+    confidence: Judge | None = None
 
     def __init__(
         self, backend: Backend, tokenizer: PieceTokenizer, ontology: Ontology, form: str, config: DecodingConfig
@@ -154,7 +154,7 @@ class NonAutoregressiveParser:
                 yield [self._hypothesis(d, sources[row], ranked[row], prior[row]) for d in decoded]
             return
         hypotheses = [self._hypothesis(d[0], sources[row], ranked[row], prior[row]) for row, d in enumerate(found)]
-        readings = [
+        readings = (
             Reading(
                 hypothesis.trace["tokens"],
                 token_scores(of_row[decoded[0].candidate], decoded[0].ids),
@@ -162,18 +162,18 @@ class NonAutoregressiveParser:
                 decoded[1].score if len(decoded) > 1 else None,
             )
             for hypothesis, of_row, decoded in zip(hypotheses, candidates, found, strict=True)
-        ]
+        )
         yield from ([hypothesis] for hypothesis in self._with_probabilities(encoded, hypotheses, readings))
 
     def _with_probabilities(
-        self, encoded: Encoded, best: list[Hypothesis], readings: Sequence[Reading]
+        self, encoded: Encoded, best: list[Hypothesis], readings: Iterable[Reading]
     ) -> list[Hypothesis]:
-        """The best hypothesis of each row with its probability, where the parser is calibrated."""
+        """The best hypothesis of each row with its probability, where the parser is calibrated; others make no reading."""
         if self.confidence is None:
             return best
         states = pooled(np.asarray(encoded.memory), encoded.mask)
         lengths = encoded.priors[:, 1:].max(axis=1)
-        probabilities = self.confidence.probabilities(encoded.sources, states, lengths, readings)
+        probabilities = self.confidence.probabilities(encoded.sources, states, lengths, list(readings))
         return [
             replace(hypothesis, probability=probability, slots=slots)
             for hypothesis, (probability, slots) in zip(best, probabilities, strict=True)

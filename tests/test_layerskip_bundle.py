@@ -11,7 +11,7 @@ import torch
 
 from assistants import runtime
 from assistants.export import export
-from assistants.weight_only import rounded
+from assistants.rounding import rounded
 from data.synthetic import generate
 from frames.ontology import Ontology
 from frames.tokenization import PieceTokenizer

@@ -10,7 +10,7 @@ from pathlib import Path
 import structlog
 
 from assistants import runtime
-from assistants.answers import Answer, answer
+from assistants.answers import Answer, answer, own_threshold
 from assistants.onnx_backend import BundleParser
 from assistants.serving.batching import Batcher, Job
 from assistants.serving.limits import Limits, RefusedError, check_texts
@@ -48,15 +48,13 @@ class ServedBundle:
     def load(self) -> BundleParser:
         """The parser as it is on disk now, ready to answer."""
         parser = runtime.load(self.path, self._precision)
-        parser.parse(["warm up"])
+        parser.warm_up()
         return parser
 
     @property
     def threshold(self) -> float | None:
         """Least probability of an answer that is acted on."""
-        return (
-            self.parser.manifest.get("confidence", {}).get("threshold") if self._threshold is None else self._threshold
-        )
+        return own_threshold(self.parser) if self._threshold is None else self._threshold
 
     def _work(self, jobs: Sequence[Job]) -> list[list[Answer] | Exception]:
         """Parses jobs in a thread. An utterance that cannot be parsed fails its own job alone."""

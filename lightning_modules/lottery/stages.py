@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from frames.errors import BundleError
-from frames.files import machine_error, sha256, write_json
+from frames.files import machine_error, sha256, write_bytes, write_json
 from lightning_modules.lottery.masks import Mask
 
 #: The file that makes a folder a stage; it is written last and holds the checksums of the others.
@@ -113,13 +113,7 @@ def write_mask(path: Path | str, mask: Mask, made: Mapping[str, Any]) -> None:
         MachineError: the disk is full or the folder cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(packed(mask), temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise machine_error(path, error) from error
+    write_bytes(path, save(packed(mask)))
     shapes = {name: list(kept.shape) for name, kept in mask.kept.items()}
     record = {**made, "digest": mask.digest, "sparsity": mask.sparsity, "layers": mask.layers, "shapes": shapes}
     write_json(path.with_suffix(".json"), record)

@@ -150,7 +150,7 @@ class RAFParser(NonAutoregressiveParser):
         if n_best > 1:
             yield from hypotheses
             return
-        readings = [
+        readings = (
             Reading(
                 best.tokens,
                 self._token_scores(best, scored),
@@ -158,7 +158,7 @@ class RAFParser(NonAutoregressiveParser):
                 others[0].score if others else None,
             )
             for (best, *others), scored in zip(found.candidates, found.scored_lengths, strict=True)
-        ]
+        )
         firsts = [first for (first,) in hypotheses]
         yield from ([hypothesis] for hypothesis in self._with_probabilities(found.encoded, firsts, readings))
 
