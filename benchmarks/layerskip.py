@@ -1,6 +1,8 @@
 """Time, calls and memory of every way to decode with one language model, on the same utterances in one run.
 
-``python -m benchmarks.layerskip --checkpoint runs/layerskip_smollm2/best.ckpt --tiny runs/layerskip_tiny/best.ckpt``
+``python -m benchmarks.layerskip --checkpoint runs/layerskip_smollm2/best.ckpt --tiny models/layerskip-topv2``
+
+A model is a checkpoint or a LayerSkip bundle, whose weights are put back into torch.
 
 The ways take turns utterance by utterance, so that a busy machine slows all of them alike. Times are processor time of
 this process; on an idle machine and one thread that is the time that passes. transformers' ways write without the
@@ -26,9 +28,10 @@ from typing import Any
 import torch
 from rich.progress import Progress
 
+from benchmarks.layerskip_models import language_model
 from data.topv2.reader import corpus_checksum, data_root, read_split
 from frames.files import sha256, write_json
-from lightning_modules.checkpoints import load_module
+from frames.folders import MANIFEST
 from lightning_modules.evaluation import environment, spread
 from parsers.layerskip.decoding import Counts, LayerSkipDecodingConfig
 from parsers.layerskip.parser import LayerSkipParser
@@ -133,7 +136,7 @@ def main() -> None:
 
 
 def short_name(path: Path) -> str:
-    """What a checkpoint is called in records."""
+    """What a checkpoint or bundle is called in records."""
     return path.parent.name if path.stem == "best" else path.stem
 
 
@@ -148,7 +151,7 @@ SPEEDS = (
 
 def measure(path: Path, texts: Sequence[str], given: argparse.Namespace) -> dict[str, Any]:
     """Every way on one model."""
-    module, _ = load_module(path)
+    module, _ = language_model(path)
     exit_layer = given.exit_layer or module.decoding.exit_layer
     drafts = given.drafts or module.decoding.drafts
     asked = ways(exit_layer, drafts, given.copies)
@@ -171,7 +174,7 @@ def measure(path: Path, texts: Sequence[str], given: argparse.Namespace) -> dict
         for name, way in batches[str(size)]["ways"].items():
             print(f"{path.stem} batch {size} {name:40} {way['ms_per_utterance']:9.2f} ms, {way['speedup']:.2f} times")
     return {
-        "sha256": sha256(path),
+        "sha256": sha256(path / MANIFEST if path.is_dir() else path),
         "parameters": sum(parameter.numel() for parameter in module.net.parameters()),
         "layers": module.net.depth,
         "exit_layer": exit_layer,
@@ -275,7 +278,7 @@ def generated(model: Any, prompts: Sequence[Sequence[int]], tokens: int, more: d
 
 def differences(path: Path, texts: Sequence[str], given: argparse.Namespace) -> dict[str, Any]:
     """On how many utterances decoding with everything on and full-depth greedy decoding give other frames."""
-    module, _ = load_module(path)
+    module, _ = language_model(path)
     asked = ways(given.exit_layer or module.decoding.exit_layer, given.drafts or module.decoding.drafts, given.copies)
     parsers = []
     for name in ("greedy", "all"):

@@ -15,10 +15,10 @@ from typing import Any
 
 from rich.progress import track
 
+from benchmarks.layerskip_models import language_model
 from data.topv2.reader import corpus_checksum, data_root, read_split
 from frames.files import write_bytes, write_json
 from frames.plots import canvas, png
-from lightning_modules.checkpoints import load_module
 from lightning_modules.evaluation import environment, evaluate, spread
 from parsers.layerskip.decoding import LayerSkipDecodingConfig
 
@@ -28,7 +28,7 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument(
         "--checkpoints", type=named, nargs="+", required=True, metavar="NAME=PATH",
-        help="checkpoints and what they are called; names that begin with none were trained without the recipe",
+        help="checkpoints or bundles, and what they are called; names that begin with none were trained without the recipe",
     )  # fmt: skip
     asked.add_argument("--rows", type=int, default=2000, help="eval rows, evenly spread (default: %(default)s)")
     asked.add_argument("--drafts", type=int, default=5, help="drafts before they are verified (default: %(default)s)")
@@ -62,7 +62,7 @@ def named(text: str) -> tuple[str, Path]:
 
 def measure(path: Path, examples: list[Any], drafts: int, device: str) -> dict[str, Any]:
     """Exact match and acceptance of one checkpoint, by exit layer."""
-    module, made = load_module(path, device=device)
+    module, made = language_model(path, device)
     depth = module.net.depth
     base = LayerSkipDecodingConfig(group=512)
 

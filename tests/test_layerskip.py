@@ -24,7 +24,7 @@ from parsers.layerskip.model import (
     with_lora,
 )
 from parsers.layerskip.parser import LayerSkipParser
-from parsers.layerskip.policy import AcceptancePolicy
+from parsers.layerskip.policy import ExitPolicy
 from parsers.layerskip.recipe import RecipeConfig, exit_weights, skip_probabilities
 from parsers.layerskip.spelling import Spelling
 from parsers.layerskip.torch_backend import TorchBackend
@@ -163,11 +163,11 @@ def test_sampling_keeps_the_distribution_of_the_whole_model(guessed):
 
 
 def test_policy_prefers_the_exit_that_pays():
-    policy = AcceptancePolicy((1, 4, 8), 8, 4, 4)
+    policy = ExitPolicy((1, 4, 8), 8, 4)
     for _ in range(40):
-        layer, _ = policy.choose()
-        policy.observe(layer, 10, {1: 2, 4: 9}[layer])
-    chosen = Counter(policy.choose()[0] for _ in range(20))
+        layer = policy.choose()
+        policy.observe(layer, 10, 10, {1: 9, 4: 2}[layer])
+    chosen = Counter(policy.choose() for _ in range(20))
     assert chosen.most_common(1)[0][0] == 4
 
 

@@ -20,7 +20,7 @@ from parsers.layerskip.cache import RowCache
 from parsers.layerskip.decoding import Decoder, LayerSkipDecodingConfig
 from parsers.layerskip.layer import few_product
 from parsers.layerskip.parser import LayerSkipParser
-from parsers.layerskip.policy import AcceptancePolicy
+from parsers.layerskip.policy import MAX_DRAFTS, ExitPolicy, worth_drafting
 from scripts.cli import main
 from tests.test_layerskip import ROWS, small_parser
 
@@ -135,16 +135,22 @@ def test_layers_run_directly_give_the_states_of_transformers(tokens):
 
 
 def test_policy_seldom_tries_exits_that_do_not_pay():
-    policy = AcceptancePolicy(range(1, 31), 30, 8, 3)
-    assert policy.choose() == (8, 3)
+    policy = ExitPolicy(range(1, 31), 30, 8)
+    assert policy.choose() == 8
     chosen = []
     for _ in range(64):
-        layer, drafts = policy.choose()
+        layer = policy.choose()
         chosen.append(layer)
-        policy.observe(layer, 10, 9 if layer >= 8 else 3)
+        policy.observe(layer, 10, 10, 2 if layer >= 8 else 8)
     assert Counter(chosen).most_common(1)[0][0] == 8
     assert len(set(chosen)) > 1
-    assert 1 <= drafts <= 12
+
+
+def test_drafting_stops_where_early_layers_are_unsure():
+    assert worth_drafting([])
+    assert worth_drafting([0.9, 0.8])
+    assert not worth_drafting([0.9, 0.8, 0.8])
+    assert not worth_drafting([1.0] * MAX_DRAFTS)
 
 
 def test_traces_are_drawn_by_origin():

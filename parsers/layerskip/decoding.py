@@ -10,7 +10,8 @@ The idea (Elhoushi et al. 2024, section 4.3; Zhang et al. 2023, arXiv 2309.08168
 
 So every token is what decoding with the whole model gives. Beyond the paper, each by an option: tokens that the frame
 grammar forces cost no call; only tokens that may follow are scored; the utterance's next words are guesses that the
-early layers read together with what they follow; exit layer and number of drafts follow the acceptance so far.
+early layers read together with what they follow; the exit layer follows the cost so far, and drafting stops where the
+early layers are unsure.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import numpy as np
 
 from parsers.layerskip.automaton import Cursor
 from parsers.layerskip.backend import Backend
-from parsers.layerskip.policy import AcceptancePolicy
+from parsers.layerskip.policy import ExitPolicy, worth_drafting
 
 
 @dataclass
@@ -38,8 +39,8 @@ class LayerSkipDecodingConfig:
         skip_forced: tokens that the grammar forces cost no call (ours).
         score_candidates: score only tokens that may follow, in place of the whole vocabulary (ours).
         copies: the utterance's next words that are guessed while a leaf is being copied (ours); 0 for none.
-        adaptive: exit layer and number of drafts follow the acceptance so far (ours); ``exit_layer`` and ``drafts`` are the
-            beginning.
+        adaptive: the exit layer follows what decodings so far cost, from ``exit_layer`` on, and drafting stops where the
+            early layers are unsure, whatever ``drafts`` says (ours).
         temperature: 0 takes the likeliest token; above, tokens are drawn, in distribution as the whole model draws them
             (Leviathan et al. 2023, arXiv 2211.17192).
         seed: of the draws.
@@ -119,12 +120,21 @@ class Counts:
 
 @dataclass
 class Draft:
-    """A token that is not verified yet, and the distribution that it was drawn from (None: a guess)."""
+    """A token that is not verified yet.
+
+    Attributes:
+        token: id.
+        origin: see :class:`Written`.
+        cursor: after the token.
+        probabilities: the distribution that it was drawn from; None for a guess.
+        sure: probability of the likeliest token among those that may follow, under the early layers.
+    """
 
     token: int
     origin: str
     cursor: Cursor
     probabilities: np.ndarray | None = None
+    sure: float = 1.0
 
 
 @dataclass
@@ -166,6 +176,13 @@ class _Row:
         """The cursor after the last draft."""
         return self.drafts[-1].cursor if self.drafts else self.cursor
 
+    def goes_on(self, config: LayerSkipDecodingConfig) -> bool:
+        """Whether another token is drafted before the drafts are verified."""
+        if self.tip.done:
+            return False
+        sure = [draft.sure for draft in self.drafts if draft.origin != "forced"]
+        return worth_drafting(sure) if config.adaptive else len(sure) < config.drafts
+
 
 class Decoder:
     """Writes frames with a backend.
@@ -177,7 +194,7 @@ class Decoder:
 
     def __init__(self, backend: Backend, config: LayerSkipDecodingConfig) -> None:
         self.backend, self.config = backend, config
-        self.policy = AcceptancePolicy(backend.exits, backend.depth, config.exit_layer, config.drafts)
+        self.policy = ExitPolicy(backend.exits, backend.depth, config.exit_layer)
         self.rng = np.random.default_rng(config.seed)
         self.counts = Counts()
         self._observing = threading.Lock()
@@ -203,8 +220,7 @@ class Decoder:
         config = self.config
         if config.adaptive and config.exit_layer:
             with self._observing:
-                exit_layer, drafts = self.policy.choose()
-            config = replace(config, exit_layer=exit_layer, drafts=drafts)
+                config = replace(config, exit_layer=self.policy.choose())
         counts = Counts()
         memory = self.backend.begin(prompts, capacity + 1)
         starts = [()] * len(prompts) if begun is None else begun
@@ -220,7 +236,7 @@ class Decoder:
         counts.tokens = sum(len(row.written) for row in rows)
         with self._observing:
             self.counts.add(counts)
-            self.policy.observe(config.exit_layer, counts.drafted, counts.accepted)
+            self.policy.observe(config.exit_layer, counts.tokens, counts.early_calls, counts.calls)
         return [(row.cursor, row.written) for row in rows]
 
     def alternatives(
@@ -300,7 +316,6 @@ class Decoder:
         pad: int,
     ) -> None:
         """Step 1: the early layers draft, and read guesses together with what they follow."""
-        wanted = config.drafts
         waiting = list(active)
         while waiting:
             guesses = {k: self._guesses(rows[k].tip, config.copies) for k in waiting}
@@ -337,10 +352,7 @@ class Decoder:
                     at += 1
                 if not config.verify:
                     self._accept_all(row)
-            waiting = [
-                k for k in waiting
-                if config.verify and not rows[k].tip.done and sum(d.origin != "forced" for d in rows[k].drafts) < wanted
-            ]  # fmt: skip
+            waiting = [k for k in waiting if config.verify and rows[k].goes_on(config)]
 
     def _accept_all(self, row: _Row) -> None:
         """Early exit: drafts stand as they are."""
@@ -420,12 +432,13 @@ class Decoder:
         options, logits = scored
         if not self.config.temperature:
             k = int(np.argmax(logits))
+            found = _softmax(logits)
             return Draft(
-                options[k], "drafted", cursor.step(options[k]), None if self.config.verify else _softmax(logits)
+                options[k], "drafted", cursor.step(options[k]), None if self.config.verify else found, float(found[k])
             )
         probabilities = _softmax(logits / self.config.temperature)
         k = int(self.rng.choice(len(options), p=probabilities))
-        return Draft(options[k], "drafted", cursor.step(options[k]), probabilities)
+        return Draft(options[k], "drafted", cursor.step(options[k]), probabilities, float(probabilities.max()))
 
     def _verified(self, scored: tuple[tuple[int, ...], np.ndarray], draft: Draft | None) -> tuple[int, float]:
         """What the whole model writes at a position, and its log-probability; sampling keeps its distribution."""
