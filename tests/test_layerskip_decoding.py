@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from assistants import runtime
 from benchmarks import layerskip as benchmark
 from benchmarks.layerskip_exits import named
+from benchmarks.layerskip_models import language_model
 from benchmarks.layerskip_round_trip import RoundTrip
 from data.topv2.reader import Example
 from frames.nodes import Intent, Slot
@@ -182,22 +184,28 @@ def test_names_of_checkpoints():
     assert named("runs/a/best.ckpt") == ("a", Path("runs/a/best.ckpt"))
 
 
-def test_benchmark_measures_every_way():
-    class Module:
-        decoding = LayerSkipDecodingConfig()
-        net = small_parser(LayerSkipDecodingConfig()).backend.model
-
-        def parser(self) -> LayerSkipParser:
-            return small_parser(self.decoding)
-
-    asked = benchmark.ways(1, 3, 3)
+def test_benchmark_measures_every_way(repository: Path):
+    bundle = repository / "models" / "layerskip-topv2"
+    module, _ = language_model(bundle)
+    utterances = ["rain today", "snow tonight"]
     for size in (1, 2):
-        found = benchmark.timed(Module(), asked, [row.utterance for row in ROWS[:2]], size, 1, 3)
+        found = benchmark.timed(module, benchmark.ways(3, 3, 3), utterances, size, 3, 3)
         theirs = benchmark.TRANSFORMERS if size == 1 else ["greedy"]
-        assert set(found) == {*asked, *(f"transformers {name}" for name in theirs)}
+        assert set(found) == {*benchmark.ways(3, 3, 3), *(f"transformers {name}" for name in theirs)}
         assert all(way.utterances == 2 and way.seconds > 0 for way in found.values())
         assert len({way.tokens for way in found.values()}) == 1
-        assert found["all"].figures()["tokens_per_call"] >= found["greedy"].figures()["tokens_per_call"]
+        assert found["all"].figures()["tokens_per_call"] > found["greedy"].figures()["tokens_per_call"]
+
+
+def test_the_weights_of_a_bundle_give_its_frames_in_torch(repository: Path):
+    bundle = repository / "models" / "layerskip-topv2"
+    module, training = language_model(bundle)
+    utterances = [row.utterance for row in ROWS[:8]]
+    theirs, ours = runtime.load(bundle, threads=1).parse(utterances), module.parser().parse(utterances)
+    assert [found[0].frame for found in ours] == [found[0].frame for found in theirs]
+    assert training["model"]["layers"] == module.net.depth
+    with pytest.raises(SystemExit, match="another kind"):
+        language_model(repository / "models" / "conv-nar-topv2")
 
 
 def test_round_trip_over_official_rows(official_rows: dict[str, list[Example]], repository: Path):

@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from benchmarks.coverage import FAMILIES, covered
+from benchmarks.coverage import FAMILIES, canonical, covered
 from data.synthetic import generate
 from data.topv2.reader import Example
 from frames.errors import FrameError, UsageError
@@ -156,3 +156,5 @@ def test_every_official_row_in_every_form(official_rows: dict[str, list[Example]
     rows = [*official_rows["train"], *official_rows["eval"]]
     tokenizer = FAMILIES[family]([example.utterance for example in official_rows["train"]], 6000)
     assert set(covered(rows, tokenizer).values()) == {len(rows)}
+    # That a printed frame is read back is tested on all rows in test_frame.py.
+    assert canonical(rows[::20], tokenizer) == len(rows[::20])

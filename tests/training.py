@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from tests.conftest import TINY
@@ -44,9 +45,19 @@ def in_a_fork(command: list[str]) -> subprocess.CompletedProcess:
     return subprocess.CompletedProcess(command, status, (folder / "output.log").read_text())
 
 
-def _run(folder: Path, log: Path, words: list[str]) -> int | None:
+def begin(folder: Path, corpus: Path, repository: Path, *arguments: str) -> BaseProcess:
+    """Begins what :func:`fit` does, and gives the process."""
+    return _start(folder, folder / "output.log", _words(corpus, repository, *arguments))
+
+
+def _start(folder: Path, log: Path, words: list[str]) -> BaseProcess:
     process = _SERVER.Process(target=_main, args=(folder, log, words))
     process.start()
+    return process
+
+
+def _run(folder: Path, log: Path, words: list[str]) -> int | None:
+    process = _start(folder, log, words)
     process.join(timeout=300)
     if process.exitcode is None:
         process.kill()
