@@ -76,11 +76,11 @@ def export(
             f"a parser of kind {module.kind!r} is not exported: it decodes token by token, which the runtime does not do.",
             remedy="Export a checkpoint of another kind; this kind is parsed with --checkpoint.",
         )
-    if isinstance(module.model, RAF) and not module.model.bankable:
+    if isinstance(module.model, RAF) and module.model.uses_cross_encoder:
         raise UsageError(
             "E432",
             "a bundle holds one encoder, and reads a scenario once and for all.",
-            remedy="Train with model.filling: table and model.encoders: shared; others are parsed with --checkpoint.",
+            remedy="Train with model.filling: table; others are parsed with --checkpoint.",
         )
     if out.suffix != ".zip":
         _write(module, made, out, precisions, metrics)

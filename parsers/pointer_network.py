@@ -21,14 +21,12 @@ class PointerConfig:
 
     Attributes:
         width: channels of states.
-        pointer_copy: ``positions`` (ours) or ``types`` (Babu et al. 2021), see :class:`parsers.pointer.PointerHead`.
-        dropout: inside the decoder's blocks, and those of an encoder trained from nothing.
+        dropout: inside the blocks of decoder and encoder.
         input_dropout: on embeddings of pieces and of target positions.
         max_length: longest target.
     """
 
     width: int = 256
-    pointer_copy: Copy = "positions"
     dropout: float = 0.1
     input_dropout: float = 0.1
     max_length: int = 79
@@ -42,9 +40,17 @@ class PointerDecoder(nn.Module):
         blocks: called as :class:`parsers.encoders.LightConvBlock` is.
         ontology: ontology tokens.
         reads_tokens: whether the decoder reads tokens already decided.
+        copy: what a pointer copies, see :class:`parsers.pointer.PointerHead`.
     """
 
-    def __init__(self, config: PointerConfig, blocks: Iterable[nn.Module], ontology: int, reads_tokens: bool) -> None:
+    def __init__(
+        self,
+        config: PointerConfig,
+        blocks: Iterable[nn.Module],
+        ontology: int,
+        reads_tokens: bool,
+        copy: Copy = "positions",
+    ) -> None:
         super().__init__()
         c = config
         self.max_length, self.ontology_size = c.max_length, ontology
@@ -55,7 +61,7 @@ class PointerDecoder(nn.Module):
         self.norm = nn.LayerNorm(c.width)
         self.dropout = ByteDropout(c.input_dropout)
         self.blocks = nn.ModuleList(blocks)
-        self.head = PointerHead(c.width, ontology, c.pointer_copy)
+        self.head = PointerHead(c.width, ontology, copy)
 
     def decode_groups(
         self,
@@ -113,12 +119,19 @@ class PointerNetwork(PointerDecoder):
         blocks: of the decoder, called as :class:`parsers.encoders.LightConvBlock` is.
         ontology: ontology tokens.
         reads_tokens: whether the decoder reads tokens already decided.
+        copy: what a pointer copies, see :class:`parsers.pointer.PointerHead`.
     """
 
     def __init__(
-        self, config: PointerConfig, encoder: nn.Module, blocks: Iterable[nn.Module], ontology: int, reads_tokens: bool
+        self,
+        config: PointerConfig,
+        encoder: nn.Module,
+        blocks: Iterable[nn.Module],
+        ontology: int,
+        reads_tokens: bool,
+        copy: Copy = "positions",
     ) -> None:
-        super().__init__(config, blocks, ontology, reads_tokens)
+        super().__init__(config, blocks, ontology, reads_tokens, copy)
         self.encoder = encoder
 
     def load_extending_ontology(self, parameters: Mapping[str, Tensor], old: Sequence[str], new: Sequence[str]) -> None:

@@ -57,7 +57,7 @@ class Autoregressive(PointerNetwork):
             TransformerBlock(c.width, c.decoder_heads, c.decoder_heads, c.decoder_feed_forward, c.dropout, causal=True)
             for _ in range(c.decoder_layers)
         ]
-        encoder = PretrainedEncoder(config, transformer, prefix, suffix, c.width)
+        encoder = PretrainedEncoder(transformer, prefix, suffix, c.width, c.dropout, c.train_embeddings)
         super().__init__(config, encoder, blocks, ontology, reads_tokens=True)
 
     def next_token(self, memory: Tensor, pieces: Tensor, mask: Tensor | None, tokens: Tensor) -> Tensor:

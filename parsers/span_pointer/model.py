@@ -52,7 +52,7 @@ class SpanPointer(NARModel):
         ontology: int,
     ) -> None:
         c = config
-        encoder = PretrainedEncoder(config, transformer, prefix, suffix, c.width)
+        encoder = PretrainedEncoder(transformer, prefix, suffix, c.width, c.dropout, c.train_embeddings)
         blocks = [
             TransformerBlock(c.width, c.decoder_heads, c.decoder_heads, c.decoder_feed_forward, c.dropout)
             for _ in range(c.decoder_layers)
