@@ -33,8 +33,8 @@ def main() -> None:
     )
     asked.add_argument("--others", type=int, default=2000, help="rows of other intents, evenly spread")
     given = asked.parse_args()
-    module, made = load_module(given.checkpoint)
-    held_out = sorted(made["data"].get("without_intents") or ())
+    module, metadata = load_module(given.checkpoint)
+    held_out = sorted(metadata["data"].get("without_intents") or ())
     if not isinstance(module, RAFModule) or not held_out:
         raise SystemExit(f"{given.checkpoint} is no raf checkpoint trained with data.without_intents")
     if given.out_of_bank_score is not None:

@@ -50,12 +50,12 @@ class TargetLogProbs(NamedTuple):
 
     Attributes:
         lengths: ``[B, C]``, None if the model predicts none.
-        places: ``[places, V + S]``.
+        tokens: ``[targets, V + S]``.
         causal: the same of a rescorer, None if there is none.
     """
 
     lengths: Tensor | None
-    places: Tensor
+    tokens: Tensor
     causal: Tensor | None = None
 
 
@@ -118,7 +118,7 @@ class ParserModule(pl.LightningModule):
         """Takes over what the metadata of a checkpoint holds besides options, before :meth:`build`."""
 
     @abstractmethod
-    def make_model(self, tokenizer: PieceTokenizer, ontology: int) -> PointerNetwork:
+    def make_model(self, tokenizer: PieceTokenizer, num_ontology_tokens: int) -> PointerNetwork:
         """The model for these pieces and this number of ontology tokens."""
 
     @abstractmethod

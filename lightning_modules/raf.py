@@ -108,14 +108,14 @@ class RAFModule(PretrainedModule, NARModule):
             raise RuntimeError("the module has no bank yet: call build(assets) first")
         return self._bank_encoder
 
-    def make_model(self, tokenizer: PieceTokenizer, ontology: int) -> RAF:
+    def make_model(self, tokenizer: PieceTokenizer, num_ontology_tokens: int) -> RAF:
         """See :meth:`ParserModule.make_model` and :meth:`PretrainedModule.make_transformer`."""
         transformer = self.make_transformer(tokenizer)
         second = copy.deepcopy(transformer) if self.config.filling == "cross_encoder" else None
         assert self.built.bank is not None
         # Without a training row, a learned vector would only be pushed away as a negative.
         seen = self.built.bank.num_seen
-        return RAF(self.config, transformer, tokenizer.prefix, tokenizer.suffix, ontology, second, seen)
+        return RAF(self.config, transformer, tokenizer.prefix, tokenizer.suffix, num_ontology_tokens, second, seen)
 
     def build(self, assets: Assets) -> None:
         """Builds the model, and the encoder of the bank.
@@ -318,12 +318,12 @@ class RAFRetrievalModule(RAFModule):
         return False
 
 
-def endpoints(batch: Batch, ontology: int, leaves: int) -> Tensor:
+def endpoints(batch: Batch, num_ontology_tokens: int, leaves: int) -> Tensor:
     """Gold endpoints of the leaves, from targets in the span form.
 
     Args:
         batch: the rows.
-        ontology: number of ontology tokens; larger target ids are pointers.
+        num_ontology_tokens: number of ontology tokens; larger target ids are pointers.
         leaves: the largest number of leaves.
 
     Returns:
@@ -331,10 +331,10 @@ def endpoints(batch: Batch, ontology: int, leaves: int) -> Tensor:
     """
     longest = max(targets.shape[1] for targets in batch.targets)
     targets = torch.cat([torch.nn.functional.pad(t, (0, longest - t.shape[1]), value=-1) for t in batch.targets])
-    pointers = targets >= ontology  # [B, T]
+    pointers = targets >= num_ontology_tokens  # [B, T]
     found = targets.new_zeros((len(targets), 2 * leaves))
     rows, _ = pointers.nonzero(as_tuple=True)  # [pointers]
-    found[rows, (pointers.cumsum(dim=1) - 1)[pointers]] = targets[pointers] - ontology
+    found[rows, (pointers.cumsum(dim=1) - 1)[pointers]] = targets[pointers] - num_ontology_tokens
     return found.view(len(targets), leaves, 2)
 
 

@@ -42,7 +42,7 @@ class NARModel(PointerNetwork):
         config: sizes.
         encoder: see :class:`parsers.pointer_network.PointerNetwork`.
         blocks: of the decoder, without a causal mask.
-        ontology: ontology tokens.
+        num_ontology_tokens: ontology tokens.
         causal_blocks: of the rescorer; none for a model without.
         copy: what a pointer copies, see :class:`parsers.pointer.PointerHead`.
 
@@ -56,17 +56,19 @@ class NARModel(PointerNetwork):
         config: NARConfig,
         encoder: nn.Module,
         blocks: Iterable[nn.Module],
-        ontology: int,
+        num_ontology_tokens: int,
         causal_blocks: Sequence[nn.Module] = (),
         copy: Copy = "positions",
     ) -> None:
         c = config
-        super().__init__(config, encoder, blocks, ontology, reads_tokens=False, copy=copy)
+        super().__init__(config, encoder, blocks, num_ontology_tokens, reads_tokens=False, copy=copy)
         self.length = LengthModule(
             c.width, c.length_hidden, c.length_kernels, c.max_length + 1, c.length_dropout, not c.plain_length
         )
         self.lengths = nn.Embedding(c.max_length + 1, c.width) if not c.plain_length else None
-        self.rescorer = PointerDecoder(c, causal_blocks, ontology, reads_tokens=True) if causal_blocks else None
+        self.rescorer = (
+            PointerDecoder(c, causal_blocks, num_ontology_tokens, reads_tokens=True) if causal_blocks else None
+        )
 
     def encode(self, pieces: Tensor, mask: Tensor | None, noise: float = 0.0) -> tuple[Tensor, Tensor]:
         """Utterances to states and lengths.

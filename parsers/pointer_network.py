@@ -38,7 +38,7 @@ class PointerDecoder(nn.Module):
     Args:
         config: sizes.
         blocks: called as :class:`parsers.encoders.LightConvBlock` is.
-        ontology: ontology tokens.
+        num_ontology_tokens: ontology tokens.
         reads_tokens: whether the decoder reads tokens already decided.
         copy: what a pointer copies, see :class:`parsers.pointer.PointerHead`.
     """
@@ -47,21 +47,21 @@ class PointerDecoder(nn.Module):
         self,
         config: PointerConfig,
         blocks: Iterable[nn.Module],
-        ontology: int,
+        num_ontology_tokens: int,
         reads_tokens: bool,
         copy: Copy = "positions",
     ) -> None:
         super().__init__()
         c = config
-        self.max_length, self.ontology_size = c.max_length, ontology
+        self.max_length, self.ontology_size = c.max_length, num_ontology_tokens
         self.mask_embedding = nn.Parameter(torch.randn(c.width) * 0.1)
-        self.token_embedding = nn.Embedding(ontology, c.width) if reads_tokens else None
+        self.token_embedding = nn.Embedding(num_ontology_tokens, c.width) if reads_tokens else None
         self.copied = nn.Linear(c.width, c.width) if reads_tokens else None
         self.positions = nn.Parameter(torch.randn(c.max_length, c.width))
         self.norm = nn.LayerNorm(c.width)
         self.dropout = ByteDropout(c.input_dropout)
         self.blocks = nn.ModuleList(blocks)
-        self.head = PointerHead(c.width, ontology, copy)
+        self.head = PointerHead(c.width, num_ontology_tokens, copy)
 
     def decode_groups(
         self,
@@ -117,7 +117,7 @@ class PointerNetwork(PointerDecoder):
         config: sizes.
         encoder: ``(pieces [B, S], mask [B, S] or None, noise)`` to states ``[B, S, width]``.
         blocks: of the decoder, called as :class:`parsers.encoders.LightConvBlock` is.
-        ontology: ontology tokens.
+        num_ontology_tokens: ontology tokens.
         reads_tokens: whether the decoder reads tokens already decided.
         copy: what a pointer copies, see :class:`parsers.pointer.PointerHead`.
     """
@@ -127,11 +127,11 @@ class PointerNetwork(PointerDecoder):
         config: PointerConfig,
         encoder: nn.Module,
         blocks: Iterable[nn.Module],
-        ontology: int,
+        num_ontology_tokens: int,
         reads_tokens: bool,
         copy: Copy = "positions",
     ) -> None:
-        super().__init__(config, blocks, ontology, reads_tokens, copy)
+        super().__init__(config, blocks, num_ontology_tokens, reads_tokens, copy)
         self.encoder = encoder
 
     def load_extending_ontology(self, parameters: Mapping[str, Tensor], old: Sequence[str], new: Sequence[str]) -> None:

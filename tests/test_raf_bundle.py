@@ -98,11 +98,11 @@ def test_bank_commands_add_and_remove_a_scenario(raf_bundle: Path, tmp_path: Pat
 
 def test_quantized_leaf_states_are_quantized_again_unchanged():
     leaves = np.random.default_rng(0).normal(size=(50, 16)) * np.linspace(0, 9, 50)[:, None]
-    kept = banks.quantized(leaves)
+    kept = banks.quantize_leaves(leaves)
     again = kept["leaves"] * kept["scales"]
     assert kept["leaves"].dtype == np.int8 and np.abs(again - leaves).max() <= kept["scales"].max() / 2 + 1e-6
-    assert (banks.quantized(again)["leaves"] == kept["leaves"]).all()
-    assert banks.quantized(np.zeros((0, 16)))["leaves"].shape == (0, 16)
+    assert (banks.quantize_leaves(again)["leaves"] == kept["leaves"]).all()
+    assert banks.quantize_leaves(np.zeros((0, 16)))["leaves"].shape == (0, 16)
 
 
 def test_full_disk_leaves_the_bank_unchanged(raf_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -47,11 +47,11 @@ class ConvNAR(NARModel):
     Args:
         config: sizes.
         vocabulary: pieces of the tokenizer.
-        ontology: ontology tokens.
+        num_ontology_tokens: ontology tokens.
         max_positions: longest utterance, in pieces.
     """
 
-    def __init__(self, config: ConvNARConfig, vocabulary: int, ontology: int, max_positions: int) -> None:
+    def __init__(self, config: ConvNARConfig, vocabulary: int, num_ontology_tokens: int, max_positions: int) -> None:
         c = config
         encoder = LightConvEncoder(
             vocabulary, c.width, c.encoder_kernels, c.encoder_conv_heads, c.encoder_self_heads,
@@ -64,4 +64,4 @@ class ConvNAR(NARModel):
             )
             for kernel in c.decoder_kernels
         ]  # fmt: skip
-        super().__init__(config, encoder, blocks, ontology, copy=c.pointer_copy)
+        super().__init__(config, encoder, blocks, num_ontology_tokens, copy=c.pointer_copy)

@@ -126,7 +126,7 @@ class RAF(SpanPointer):
         transformer: the encoder.
         prefix: special ids before an utterance.
         suffix: special ids after it.
-        ontology: ontology tokens.
+        num_ontology_tokens: ontology tokens.
         scenario_transformer: the encoder of retrieved scenarios; only with ``filling: cross_encoder``.
         scenarios: the first so many scenarios of the bank have learned vectors.
     """
@@ -137,11 +137,11 @@ class RAF(SpanPointer):
         transformer: PreTrainedModel,
         prefix: Sequence[int],
         suffix: Sequence[int],
-        ontology: int,
+        num_ontology_tokens: int,
         scenario_transformer: PreTrainedModel | None = None,
         scenarios: int = 0,
     ) -> None:
-        super().__init__(config, transformer, prefix, suffix, ontology)
+        super().__init__(config, transformer, prefix, suffix, num_ontology_tokens)
         c = config
         self.scenario_encoder = (
             None
