@@ -65,11 +65,11 @@ def write(table: ScenarioTable, gloss: str, folder: Path) -> dict[str, Any]:
     """
     table.bank.save(folder / SCENARIOS)
     write_bytes(folder / INDEX, table.index.to_bytes())
-    write_bytes(folder / LEAVES, save(quantized(table.leaves)))
+    write_bytes(folder / LEAVES, save(quantize_leaves(table.leaves)))
     return {"gloss": gloss, "scale": table.scale, **table.index.to_dict()}
 
 
-def quantized(leaves: np.ndarray) -> dict[str, np.ndarray]:
+def quantize_leaves(leaves: np.ndarray) -> dict[str, np.ndarray]:
     """States ``[leaves, W]`` as bytes and a scale for each leaf, which is finer than the int8 graph that reads them."""
     values, scales = rounded(leaves, axis=1)
     return {"leaves": values, "scales": scales}

@@ -17,7 +17,7 @@ from typing import Any
 from assistants.untrusted import MAX_BYTES, MAX_MANIFEST, check_archive, check_names, check_size, check_tensors
 from frames.errors import BundleError, UsageError
 from frames.files import UNREADABLE_ZIP, write_bytes, write_json
-from frames.folders import MANIFEST, whole_folder, write_manifest
+from frames.folders import MANIFEST, atomic_folder, write_manifest
 from frames.locks import locked
 
 #: Version of the format; a reader refuses another.
@@ -160,7 +160,7 @@ def rewritten(bundle: Bundle, without: Collection[str]) -> Iterator[tuple[Path, 
         UsageError: the folder holds anything that is not the bundle's, or was exported anew meanwhile.
         MachineError: the disk is full; the bundle is left as it was.
     """
-    with whole_folder(bundle.path) as staging:
+    with atomic_folder(bundle.path) as staging:
         manifest = dict(bundle.manifest)
         for name in manifest["files"]:
             if name not in without:

@@ -109,7 +109,10 @@ class Collected:
 
 
 class _Recorder:
-    """A :class:`parsers.confidence.Judge` that keeps the best readings of utterances and gives none of them a chance."""
+    """Keeps the best readings of utterances and gives none of them a probability above 0.
+
+    Implements :class:`parsers.confidence.ProbabilityEstimator`.
+    """
 
     def __init__(self) -> None:
         self.kept: dict[str, tuple[Source, np.ndarray, float, Reading]] = {}

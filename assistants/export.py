@@ -12,12 +12,12 @@ from typing import Any
 from assistants import banks, runtime
 from assistants.bundle import FORMAT
 from assistants.graphs import Graph, difference, graphs, onnx_bytes
-from assistants.layerskip_graphs import described, exit_of, layerskip_graphs
-from assistants.quantization import quantized
+from assistants.layerskip_graphs import exit_of, layerskip_graphs, manifest_entry
+from assistants.quantization import quantize_graph
 from assistants.weight_only import weight_only
 from frames.errors import UsageError
 from frames.files import write_bytes
-from frames.folders import check_replaceable, whole_folder, write_manifest
+from frames.folders import atomic_folder, check_replaceable, write_manifest
 from frames.outputs import check_output
 from lightning_modules.checkpoints import load_module
 from lightning_modules.evaluation import environment
@@ -68,7 +68,7 @@ def export(
             f"precision {', '.join(sorted(unknown)) or '(none)'} is not known.",
             remedy="Use fp32, int8 or both.",
         )
-    module, made = load_module(checkpoint, decoding)
+    module, metadata = load_module(checkpoint, decoding)
     assert module.assets is not None
     if not isinstance(module.model, NARModel) and not isinstance(module, LayerSkipModule):
         raise UsageError(
@@ -76,34 +76,38 @@ def export(
             f"a parser of kind {module.kind!r} is not exported: it decodes token by token, which the runtime does not do.",
             remedy="Export a checkpoint of another kind; this kind is parsed with --checkpoint.",
         )
-    if isinstance(module.model, RAF) and not module.model.bankable:
+    if isinstance(module.model, RAF) and module.model.uses_cross_encoder:
         raise UsageError(
             "E432",
             "a bundle holds one encoder, and reads a scenario once and for all.",
-            remedy="Train with model.filling: table and model.encoders: shared; others are parsed with --checkpoint.",
+            remedy="Train with model.filling: table; others are parsed with --checkpoint.",
         )
     if out.suffix != ".zip":
-        _write(module, made, out, precisions, metrics)
+        _write(module, metadata, out, precisions, metrics)
         return out
     with tempfile.TemporaryDirectory() as aside:
         folder = Path(aside) / out.stem
-        _write(module, made, folder, precisions, metrics)
+        _write(module, metadata, folder, precisions, metrics)
         _zip(folder, out)
     return out
 
 
-def size(path: Path | str) -> int:
+def bundle_size(path: Path | str) -> int:
     """Bytes of a bundle."""
     path = Path(path)
     return path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in path.iterdir())
 
 
 def _write(
-    module: ParserModule, made: Mapping[str, Any], out: Path, precisions: Sequence[str], metrics: dict[str, Any] | None
+    module: ParserModule,
+    metadata: Mapping[str, Any],
+    out: Path,
+    precisions: Sequence[str],
+    metrics: dict[str, Any] | None,
 ) -> None:
     """Writes a bundle folder."""
     assert module.assets is not None
-    with whole_folder(out) as staging:
+    with atomic_folder(out) as staging:
         worst = 0.0
         for graph in _graphs(module):
             path = staging / f"{graph.name}.onnx"
@@ -112,18 +116,18 @@ def _write(
             if "fp32" in precisions:
                 write_bytes(path, content)
             if "int8" in precisions:
-                quantize = weight_only if isinstance(module, LayerSkipModule) else quantized
+                quantize = weight_only if isinstance(module, LayerSkipModule) else quantize_graph
                 write_bytes(path.with_suffix(".int8.onnx"), quantize(content))
         module.assets.tokenizer.save(staging / "tokenizer.json")
         module.assets.ontology.save(staging / "ontology.json")
         own = _own(module, staging)
         manifest = {
             "format": FORMAT,
-            "parser": made["kind"],
+            "parser": metadata["kind"],
             "form": module.assets.form,
-            "decoding": made["decoding"],
+            "decoding": metadata["decoding"],
             "metrics": metrics or {},
-            "training": {key: made[key] for key in ("model", "optimization", "data")},
+            "training": {key: metadata[key] for key in ("model", "optimization", "data")},
             "licence": LICENCE,
             **own,
             "largest_difference_from_torch": worst,
@@ -145,7 +149,7 @@ def _own(module: ParserModule, folder: Path) -> dict[str, Any]:
     if isinstance(module, RAFModule):
         return {"scenarios": banks.write(module.parser().table, module.config.gloss, folder)}
     if isinstance(module, LayerSkipModule):
-        return {"language_model": described(module.net, exit_of(module.net, module.decoding))}
+        return {"language_model": manifest_entry(module.net, exit_of(module.net, module.decoding))}
     return {}
 
 

@@ -82,7 +82,7 @@ def exit_of(model: LayerSkip, decoding: LayerSkipDecodingConfig) -> int:
     return decoding.exit_layer or max(1, model.depth // 4)
 
 
-def described(model: LayerSkip, exit_layer: int) -> dict[str, Any]:
+def manifest_entry(model: LayerSkip, exit_layer: int) -> dict[str, Any]:
     """What the manifest says of the language model, as :class:`assistants.layerskip.LanguageModel` reads it."""
     heads, head_width = model.cache_shape
     return asdict(

@@ -39,7 +39,7 @@ MIDDLE = 128
 LARGEST = 127
 
 
-def quantized(content: bytes) -> bytes:
+def quantize_graph(content: bytes) -> bytes:
     """An fp32 graph in int8: weights of matrix products by output column, embeddings as a whole, activations by row."""
     model = onnx.ModelProto.FromString(content)
     # The exporter's shape annotations of intermediate values contradict the quantizer's own inference.

@@ -29,7 +29,7 @@ def main() -> None:
     given = asked.parse_args()
     root = data_root(given.data_root)
     examples = spread(read_split(root, given.split), given.rows)
-    module, made = load_module(given.checkpoint)
+    module, metadata = load_module(given.checkpoint)
     assert isinstance(module.decoding, DecodingConfig), "only non-autoregressive parsers choose a length"
     trained = module.decoding
     ways = {
@@ -50,10 +50,10 @@ def main() -> None:
     }
     found = compared(parsers, examples, FIGURES)
     checksum = corpus_checksum(root, given.split)
-    made = {"kind": made["kind"], "checkpoint": str(given.checkpoint), "decoding": made["decoding"]}
+    metadata = {"kind": metadata["kind"], "checkpoint": str(given.checkpoint), "decoding": metadata["decoding"]}
     write_json(
         given.out,
-        {**found, "rows": len(examples), "made": made, "evaluated_on": checksum, "environment": environment()},
+        {**found, "rows": len(examples), "made": metadata, "evaluated_on": checksum, "environment": environment()},
     )
 
 

@@ -27,19 +27,21 @@ def main() -> None:
         "--out-of-bank-score", type=float, help="decoding.out_of_bank_score, for bundles that expect new intents"
     )
     asked.add_argument(
-        "--lift", type=float, help="model.lift, by which vectors of scenarios that come later are multiplied"
+        "--unseen-scale",
+        type=float,
+        help="model.unseen_scale, by which vectors of scenarios that come later are multiplied",
     )
     asked.add_argument("--others", type=int, default=2000, help="rows of other intents, evenly spread")
     given = asked.parse_args()
-    module, made = load_module(given.checkpoint)
-    held_out = sorted(made["data"].get("without_intents") or ())
+    module, metadata = load_module(given.checkpoint)
+    held_out = sorted(metadata["data"].get("without_intents") or ())
     if not isinstance(module, RAFModule) or not held_out:
         raise SystemExit(f"{given.checkpoint} is no raf checkpoint trained with data.without_intents")
     if given.out_of_bank_score is not None:
         module.decoding.out_of_bank_score = given.out_of_bank_score
     assert module.model is not None
-    if given.lift is not None:
-        module.model.lift = given.lift
+    if given.unseen_scale is not None:
+        module.model.unseen_scale = given.unseen_scale
     root = data_root(given.data_root)
     rows: dict[str, list[Example]] = {intent: [] for intent in held_out}
     others = []
@@ -62,7 +64,7 @@ def main() -> None:
         "scenarios_added": len(new),
         "rows": {**{intent: len(examples) for intent, examples in rows.items()}, "others": len(others)},
         "out_of_bank_score": module.decoding.out_of_bank_score,
-        "lift": module.model.lift,
+        "unseen_scale": module.model.unseen_scale,
         "exact_match_before": before,
         "exact_match_after": after,
         "evaluated_on": corpus_checksum(root, given.split),

@@ -19,7 +19,7 @@ import torch
 from transformers import BartConfig, BartForConditionalGeneration
 
 from assistants import runtime
-from assistants.export import size
+from assistants.export import bundle_size
 from data.topv2.reader import data_root, read_split
 from frames.files import write_json
 from lightning_modules.evaluation import environment
@@ -62,7 +62,7 @@ def main() -> None:
     result = {
         "bundle": given.bundle.name,
         "precision": parser.precision,
-        "bundle_mb": round(size(given.bundle) / 1e6, 2),
+        "bundle_mb": round(bundle_size(given.bundle) / 1e6, 2),
         "utterances": len(texts),
         "p50_ms": round(float(np.percentile(spent, 50)), 3),
         "p99_ms": round(float(np.percentile(spent, 99)), 3),

@@ -20,7 +20,7 @@ import torch
 from rich.progress import track
 
 from assistants import runtime
-from assistants.export import size
+from assistants.export import bundle_size
 from benchmarks.parameters import count
 from data.topv2.reader import corpus_checksum, data_root, read_split
 from frames.files import write_json
@@ -85,7 +85,7 @@ def loaded(path: Path, decoding: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         return parser, {
             "form": f"{parser.precision} bundle, onnxruntime",
             "parameters": counts["total"],
-            "mb": round(size(path) / 1e6, 2),
+            "mb": round(bundle_size(path) / 1e6, 2),
         }
     module, _ = load_module(path, decoding)
     total = sum(parameter.numel() for parameter in module.net.parameters())

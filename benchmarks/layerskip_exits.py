@@ -62,7 +62,7 @@ def named(text: str) -> tuple[str, Path]:
 
 def measure(path: Path, examples: list[Any], drafts: int, device: str) -> dict[str, Any]:
     """Exact match and acceptance of one checkpoint, by exit layer."""
-    module, made = language_model(path, device)
+    module, metadata = language_model(path, device)
     depth = module.net.depth
     base = LayerSkipDecodingConfig(group=512)
 
@@ -85,7 +85,7 @@ def measure(path: Path, examples: list[Any], drafts: int, device: str) -> dict[s
                 "acceptance": round(100 * counts.accepted / max(1, counts.drafted), 2),
             }
         )
-    optimization = {k: v for k, v in made["optimization"].items() if k not in ("lr", "weight_decay", "encoder_lr")}
+    optimization = {k: v for k, v in metadata["optimization"].items() if k not in ("lr", "weight_decay", "encoder_lr")}
     return {
         "layers": depth,
         "exact_match": full,

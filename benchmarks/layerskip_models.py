@@ -43,9 +43,9 @@ def language_model(path: Path, device: str = "cpu") -> tuple[LayerSkipModule, di
         SystemExit: a bundle of another kind.
     """
     if not path.is_dir():
-        module, made = load_module(path, device=device)
+        module, metadata = load_module(path, device=device)
         assert isinstance(module, LayerSkipModule)
-        return module, made
+        return module, metadata
     parser = runtime.load(path)
     if not isinstance(parser, LayerSkipBundleParser):
         raise SystemExit(f"{path} is a bundle of another kind than layerskip")

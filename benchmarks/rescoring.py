@@ -1,4 +1,4 @@
-"""What the rescorer is worth: exact match by its weight and margin, and how much better a perfect judge would do.
+"""What the rescorer is worth: exact match by its weight and margin, and how much better an oracle would do.
 
     python -m benchmarks.rescoring --checkpoint runs/span_pointer_minilm/best.ckpt --data-root $TOPV2_DIR
 
@@ -41,11 +41,11 @@ class Scored:
 def main() -> None:
     """Measures, prints, writes and draws."""
     asked = options(__doc__, "results/span_pointer_minilm/rescoring.json")
-    asked.add_argument("--frames", type=int, default=8, help="frames of each row that are judged")
+    asked.add_argument("--frames", type=int, default=8, help="frames of each row that are rescored")
     given = asked.parse_args()
     root = data_root(given.data_root)
     examples = spread(read_split(root, given.split), given.rows)
-    module, made = load_module(given.checkpoint)
+    module, metadata = load_module(given.checkpoint)
     if not isinstance(module.decoding, DecodingConfig) or not module.decoding.num_rescored:
         raise SystemExit(
             f"{given.checkpoint} has no rescorer: train with model.rescoring_layers and decoding.num_rescored"
@@ -64,7 +64,7 @@ def main() -> None:
         given.out,
         {
             **figures,
-            "made": {"checkpoint": str(given.checkpoint), "decoding": made["decoding"]},
+            "made": {"checkpoint": str(given.checkpoint), "decoding": metadata["decoding"]},
             "evaluated_on": corpus_checksum(root, given.split),
             "environment": environment(),
         },

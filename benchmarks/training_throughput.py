@@ -38,9 +38,6 @@ def main() -> None:
     given = options.parse_args()
     config = yaml.safe_load(given.config.read_text(encoding="utf-8"))
     groups = config["model"]["init_args"]
-    data = TOPv2DataModule(given.data_root, **config["data"])
-    data.setup("fit")
-    assert data.assets is not None and data.train_corpus is not None
     kind = next(
         module_class(kind) for kind, (_, name) in KINDS.items() if config["model"]["class_path"].endswith("." + name)
     )
@@ -49,6 +46,10 @@ def main() -> None:
         kind.decoding_class(**groups.get("decoding", {})),
         kind.optimization_class(**groups["optimization"]),
     )
+    data = TOPv2DataModule(given.data_root, **config["data"])
+    data.needs = module.needs
+    data.setup("fit")
+    assert data.assets is not None and data.train_corpus is not None
     device = torch.device(given.device)
     module.build(data.assets)
     module.train().to(device)

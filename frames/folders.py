@@ -102,7 +102,7 @@ def _foreign(path: Path) -> str | None:
 
 
 @contextmanager
-def whole_folder(path: Path | str) -> Iterator[Path]:
+def atomic_folder(path: Path | str) -> Iterator[Path]:
     """Yields a temporary sibling folder that becomes ``path`` only when the block ends without an error.
 
     The block ends with :func:`write_manifest`, or the folder cannot be replaced later. An existing folder at ``path`` is

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from data.training.batches import Batch
 from frames.tokenization import PieceTokenizer
-from lightning_modules.losses import causal_scores, mean_of_places, real_places, target_nll
+from lightning_modules.losses import causal_scores, mean_over_targets, target_mask, target_nll
 from lightning_modules.parser_module import OptimizationConfig, TargetLogProbs
 from lightning_modules.pretrained import PretrainedModule
 from parsers.autoregressive.model import Autoregressive, AutoregressiveConfig
@@ -37,10 +37,10 @@ class AutoregressiveModule(PretrainedModule):
     ) -> None:
         super().__init__(model, decoding, optimization)
 
-    def make_model(self, tokenizer: PieceTokenizer, ontology: int) -> Autoregressive:
+    def make_model(self, tokenizer: PieceTokenizer, num_ontology_tokens: int) -> Autoregressive:
         """See :meth:`ParserModule.make_model` and :meth:`PretrainedModule.make_transformer`."""
         transformer = self.make_transformer(tokenizer)
-        return Autoregressive(self.config, transformer, tokenizer.prefix, tokenizer.suffix, ontology)
+        return Autoregressive(self.config, transformer, tokenizer.prefix, tokenizer.suffix, num_ontology_tokens)
 
     def parser(self) -> AutoregressiveParser:
         """See :meth:`ParserModule.parser`."""
@@ -55,6 +55,6 @@ class AutoregressiveModule(PretrainedModule):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The token loss, a scalar."""
         losses = target_nll(
-            self.target_log_probs(batch).places, batch, self.optimization.label_smoothing, self.net.ontology_size
+            self.target_log_probs(batch).tokens, batch, self.optimization.label_smoothing, self.net.ontology_size
         )
-        return {"loss": mean_of_places(losses, real_places(batch))}
+        return {"loss": mean_over_targets(losses, target_mask(batch))}

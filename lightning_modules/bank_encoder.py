@@ -24,7 +24,7 @@ MAX_TOKENS_OF_BANK, MAX_TOKENS_OF_STEP = 16384, 640
 #: Smaller banks are encoded without a progress bar.
 MIN_SCENARIOS_FOR_PROGRESS = 2048
 #: Name prefixes of the parameters that a scenario's vector depends on.
-KEY_PREFIXES = ("encoder.", "scenario_encoder.", "key_head.", "own_vectors")
+KEY_PREFIXES = ("encoder.", "scenario_encoder.", "key_head.", "scenario_embeddings")
 
 
 class EncodedBank(NamedTuple):

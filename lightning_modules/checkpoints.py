@@ -47,6 +47,7 @@ def load_module(
                 **known_options(kind.optimization_class, metadata["optimization"], drop_unknown=True)
             ),
         )
+        module.restore(metadata)
         module.build(Assets.from_dict(metadata["assets"], str(path)))
         module.net.load_state_dict(parameters_of(checkpoint))
     except FramefillError:

@@ -28,6 +28,6 @@ class ConvNARModule(NARModule):
     ) -> None:
         super().__init__(model, decoding, optimization)
 
-    def make_model(self, tokenizer: PieceTokenizer, ontology: int) -> ConvNAR:
+    def make_model(self, tokenizer: PieceTokenizer, num_ontology_tokens: int) -> ConvNAR:
         """See :meth:`NARModule.make_model`."""
-        return ConvNAR(self.config, tokenizer.vocab_size, ontology, MAX_PIECES)
+        return ConvNAR(self.config, tokenizer.vocab_size, num_ontology_tokens, MAX_PIECES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -63,6 +64,17 @@ class Assets:
         )
 
 
+@dataclass(frozen=True)
+class Needs:
+    """What a kind of parser needs of the data besides rows.
+
+    Attributes:
+        bank: whether the training rows' scenarios are made a bank.
+    """
+
+    bank: bool = False
+
+
 class RowStream:
     """Row numbers in chunks, for validation: examples are looked up by number, so nothing but numbers moves.
 
@@ -86,6 +98,9 @@ class RowStream:
 class TOPv2DataModule(pl.LightningDataModule):
     """Reads a corpus in the official layout and batches it by length.
 
+    Trains on the split ``train``; selects and reports on ``eval``. With ``spis``, trains on ``train_<spis>spis``, selects on
+    ``valid_<spis>spis`` and reports on ``eval`` (Chen et al. 2020, section 4).
+
     Args:
         root: folder of ``<domain>_<split>.tsv`` files; ``None`` reads the environment variable ``TOPV2_DIR``.
         domains: domains to use, ``None`` for all in the folder.
@@ -94,7 +109,6 @@ class TOPv2DataModule(pl.LightningDataModule):
         pretrained: cut pieces as this encoder does (hub name, local folder, or ``minilm``); None trains SentencePiece
             on the training utterances.
         vocabulary: SentencePiece pieces to train; they do not tell upper from lower case.
-        bank: whether to make a scenario bank of the training rows, as parsers need that retrieve.
         bank_splits: further splits whose scenarios, but not rows, are known: supervision that costs no utterance.
         without_intents: intents whose rows are not trained on, to measure what is added later by text alone.
         fraction: share of the training rows to train on, drawn once by a fixed seed, for trials and learning curves.
@@ -102,11 +116,12 @@ class TOPv2DataModule(pl.LightningDataModule):
             :func:`data.training.augment.swap_values`).
         augment_prob: probability that a variant replaces its row, drawn anew in every epoch.
         batch_size: utterances in a training batch.
-        seed: order of the batches.
-        validation_rows: validate on this many eval rows, drawn once by a fixed seed; ``None`` for all.
-        train_split: name of the training split; ``train_25spis`` is a low-resource one.
-        eval_split: name of the split that selects.
-        report_split: name of the split whose figures are recorded; None for the one that selects.
+        validation_rows: validate on this many rows of the split that selects, drawn once by a fixed seed; ``None`` for all.
+        spis: samples per intent and slot of the low-resource splits; None for the whole corpus.
+
+    Attributes:
+        needs: of the parser; :meth:`setup` takes those of the trainer's module, if there is one.
+        seed: of the order of batches and of swapped values: that of ``--seed_everything``, 0 without one.
     """
 
     def __init__(
@@ -117,23 +132,22 @@ class TOPv2DataModule(pl.LightningDataModule):
         form: Form = "span",
         pretrained: str | None = None,
         vocabulary: int = 6000,
-        bank: bool = False,
         bank_splits: list[str] | None = None,
         without_intents: list[str] | None = None,
         fraction: float = 1.0,
         num_augmented: int = 0,
         augment_prob: float = 0.5,
         batch_size: int = 256,
-        seed: int = 0,
         validation_rows: int | None = None,
-        train_split: str = "train",
-        eval_split: str = "eval",
-        report_split: str | None = None,
+        spis: int | None = None,
     ) -> None:
         super().__init__()
         # ``root`` is a local path; checkpoints and records hold the checksum of its files instead.
         self.save_hyperparameters(ignore=["root"])
         self._root = root
+        self.needs = Needs()
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+        self._eval_split = "eval" if spis is None else f"valid_{spis}spis"
         if not 0 < fraction <= 1:
             raise ValueError(f"data.fraction {fraction}: above 0, at most 1")
         if batch_size < 1:
@@ -164,8 +178,11 @@ class TOPv2DataModule(pl.LightningDataModule):
         if self.assets is not None:
             return
         h: Any = self.hparams
+        if self.trainer is not None:
+            module: Any = self.trainer.lightning_module
+            self.needs = module.needs
         root = data_root(self._root)
-        train = self._read_rows(root)
+        train = self._read_rows(root, "train" if h.spis is None else f"train_{h.spis}spis")
         started = (
             Assets.from_dict(read_checkpoint(h.init_from)["framefill"]["assets"], h.init_from) if h.init_from else None
         )
@@ -173,22 +190,23 @@ class TOPv2DataModule(pl.LightningDataModule):
         rows, counts = self._augment(train)
         frames = [example.frame.decoupled() for example in rows]
         ontology = Ontology.from_frames(frames[: len(train)])
-        bank = self._bank(root, frames[: len(train)], started) if h.bank else None
+        bank = self._bank(root, frames[: len(train)], started) if self.needs.bank else None
         self.assets = Assets(tokenizer, started.ontology.merged(ontology) if started else ontology, h.form, bank)
         self.train_corpus = self._encode(self.assets, rows, frames, counts)
 
-    def setup_shared(self, assets: Assets, rows: int | None = None) -> None:
+    def setup_shared(self, assets: Assets, rows: int | None = None, split: str = "train") -> None:
         """As :meth:`setup`, for pieces and labels that trainings on several domains share.
 
         Args:
             assets: of all these domains.
             rows: train on this many rows, drawn once by a fixed seed; None for all.
+            split: to train on.
 
         Raises:
             CorpusError: the folder is not in the official layout.
             FramefillError: a row cannot be encoded; the error names its file and line.
         """
-        train = self._read_rows(data_root(self._root))
+        train = self._read_rows(data_root(self._root), split)
         train = train if rows is None else sample_rows(train, rows)
         self.trained_on = {(example.domain, example.utterance) for example in train}
         self.assets = assets
@@ -196,13 +214,13 @@ class TOPv2DataModule(pl.LightningDataModule):
             assets, train, [example.frame.decoupled() for example in train], [0] * len(train)
         )
 
-    def _read_rows(self, root: Path) -> list[Example]:
+    def _read_rows(self, root: Path, split: str) -> list[Example]:
         """Training rows; sets the eval rows, and what is known of the training rows as a whole."""
         h: Any = self.hparams
         kept_out = set(h.without_intents or ())
         train = [
             example
-            for example in read_split(root, h.train_split, h.domains)
+            for example in read_split(root, split, h.domains)
             if kept_out.isdisjoint(intent.label for intent in example.frame.intents())
         ]
         if h.fraction < 1:
@@ -210,13 +228,13 @@ class TOPv2DataModule(pl.LightningDataModule):
         if not train:
             raise UsageError(
                 "E460",
-                f"no row of {h.train_split} is left to train on.",
+                f"no row of {split} is left to train on.",
                 where=str(root),
                 remedy="Raise data.fraction, or name fewer intents in data.without_intents.",
             )
-        examples = read_split(root, h.eval_split, h.domains)
+        examples = read_split(root, self._eval_split, h.domains)
         self.eval_examples = examples if h.validation_rows is None else sample_rows(examples, h.validation_rows)
-        self.checksum = corpus_checksum(root, h.train_split, h.domains)
+        self.checksum = corpus_checksum(root, split, h.domains)
         self.trained_on = {(example.domain, example.utterance) for example in train}
         self.contradictions = contradictory(train)
         return train
@@ -231,7 +249,7 @@ class TOPv2DataModule(pl.LightningDataModule):
     def _augment(self, train: list[Example]) -> tuple[list[Example], list[int]]:
         """The rows followed by their variants, and how many variants each row has."""
         h: Any = self.hparams
-        swapped = swap_values(train, h.num_augmented, h.seed)
+        swapped = swap_values(train, h.num_augmented, self.seed)
         return [*train, *(variant for variants in swapped for variant in variants)], [len(v) for v in swapped]
 
     def _encode(
@@ -253,7 +271,7 @@ class TOPv2DataModule(pl.LightningDataModule):
             (sources, rows),
             (_tokenized(reported, assets.tokenizer), reported),
         ]
-        if self.hparams["report_split"]:
+        if self.hparams["spis"] is not None:
             read.append((_tokenized(self.eval_examples, assets.tokenizer), self.eval_examples))
         self._longest = [max(zip(map(len, some), of, strict=True), key=lambda pair: pair[0]) for some, of in read if of]
         scenarios = None
@@ -293,11 +311,11 @@ class TOPv2DataModule(pl.LightningDataModule):
         return bank
 
     def data_provenance(self) -> dict[str, Any]:
-        """What checkpoints and records say of the data: the options, and the checksum of the training rows.
+        """What checkpoints and records say of the data: the options, the seed, and the checksum of the training rows.
 
         Of an absolute path in ``init_from``, only the file's name is kept.
         """
-        provenance: dict[str, Any] = {"checksum": self.checksum, **self.hparams}
+        provenance: dict[str, Any] = {"checksum": self.checksum, "seed": self.seed, **self.hparams}
         if provenance["init_from"] and Path(provenance["init_from"]).is_absolute():
             provenance["init_from"] = Path(provenance["init_from"]).name
         return provenance
@@ -315,9 +333,8 @@ class TOPv2DataModule(pl.LightningDataModule):
         return line
 
     def reported_examples(self) -> list[Example]:
-        """All rows of the split whose figures are recorded, whatever ``validation_rows``."""
-        h: Any = self.hparams
-        return read_split(data_root(self._root), h.report_split or h.eval_split, h.domains)
+        """All rows of ``eval``, on which records report, whatever ``validation_rows``."""
+        return read_split(data_root(self._root), "eval", self.hparams["domains"])
 
     @property
     def domains(self) -> list[str]:
@@ -326,7 +343,7 @@ class TOPv2DataModule(pl.LightningDataModule):
 
     def restart(self, seed: int) -> None:
         """Lets the next training begin at the first batch, in the order of this seed."""
-        self.hparams["seed"] = seed
+        self.seed = seed
         self._stream = self._stream_state = None
 
     def train_dataloader(self) -> BatchStream:
@@ -334,7 +351,7 @@ class TOPv2DataModule(pl.LightningDataModule):
         assert self.train_corpus is not None
         h: Any = self.hparams
         if self._stream is None:
-            self._stream = BatchStream(self.train_corpus, h.batch_size, h.seed, True, h.augment_prob, *self._ranks())
+            self._stream = BatchStream(self.train_corpus, h.batch_size, self.seed, True, h.augment_prob, *self._ranks())
         if self._stream_state is not None:
             self._stream.load_state_dict(self._stream_state)
             self._stream_state = None

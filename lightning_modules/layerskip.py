@@ -88,7 +88,7 @@ class LayerSkipModule(ParserModule):
             raise UsageError("E488", "LayerSkip writes frames in the copy form.", remedy="Set data.form to copy.")
         super().build(assets)
 
-    def make_model(self, tokenizer: PieceTokenizer, ontology: int) -> LayerSkip:  # type: ignore[override]
+    def make_model(self, tokenizer: PieceTokenizer, num_ontology_tokens: int) -> LayerSkip:  # type: ignore[override]
         """See :meth:`ParserModule.make_model`; a checkpoint's configuration is built without its weights."""
         c = self.config
         self.spelling = Spelling.of(self.built.ontology, tokenizer, c.style)

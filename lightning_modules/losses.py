@@ -32,22 +32,22 @@ def smoothed_nll(log_probs: Tensor, target: Tensor, smoothing: float, allowed: T
     return (1 - smoothing) * nll + smoothing * uniform
 
 
-def target_nll(scores: Tensor, batch: Batch, smoothing: float, ontology: int) -> Tensor:
+def target_nll(scores: Tensor, batch: Batch, smoothing: float, num_ontology_tokens: int) -> Tensor:
     """:func:`smoothed_nll` of every target place.
 
     Args:
-        scores: log-probabilities of all target places, the groups of ``batch`` end to end, ``[places, ontology + S]``.
+        scores: log-probabilities of all target places, the groups of ``batch`` end to end, ``[targets, ontology + S]``.
         batch: what was scored.
         smoothing: mass spread over ontology tokens and the pieces that the row has.
-        ontology: ontology tokens.
+        num_ontology_tokens: ontology tokens.
 
     Returns:
-        ``[places]``; values at padding are undefined.
+        ``[targets]``; values at padding are undefined.
     """
     allowed = None
     if batch.mask is not None and smoothing:
         pieces = batch.mask.repeat_interleave(steps(batch), dim=0)
-        allowed = torch.cat((pieces.new_ones(len(pieces), ontology), pieces), dim=1)
+        allowed = torch.cat((pieces.new_ones(len(pieces), num_ontology_tokens), pieces), dim=1)
     targets = torch.cat([targets.flatten() for targets in batch.targets]).clamp(min=0)
     return smoothed_nll(scores, targets, smoothing, allowed)
 
@@ -58,23 +58,23 @@ def steps(batch: Batch) -> Tensor:
 
 
 def causal_scores(decoder: PointerDecoder, memory: Tensor, batch: Batch) -> Tensor:
-    """Scores of each target position from a causal decoder that reads the gold tokens before it; ``[places, ontology + S]``."""
+    """Scores of each target position from a causal decoder that reads the gold tokens before it; ``[targets, ontology + S]``."""
     read = [shifted(targets) for targets in batch.targets]
     scores = decoder.decode_groups(memory, batch.pieces, batch.mask, read, batch.target_masks, batch.lengths)
     return scores.flatten(0, -2)
 
 
-def real_places(batch: Batch) -> Tensor:
-    """``[places]``, True where the targets have a token."""
+def target_mask(batch: Batch) -> Tensor:
+    """``[targets]``, True where the targets have a token."""
     return torch.cat([(targets != PAD_TARGET).flatten() for targets in batch.targets])
 
 
-def mean_of_places(losses: Tensor, real: Tensor) -> Tensor:
-    """Mean of ``losses [places]`` over the target positions, padding left out; a scalar.
+def mean_over_targets(losses: Tensor, real: Tensor) -> Tensor:
+    """Mean of ``losses [targets]`` over the target positions, padding left out; a scalar.
 
     Args:
         losses: one value for each target position, the groups of a batch end to end.
-        real: ``[places]``, True at tokens (see :func:`real_places`).
+        real: ``[targets]``, True at tokens (see :func:`target_mask`).
     """
     return (losses * real).sum() / real.sum()
 

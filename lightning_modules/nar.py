@@ -12,10 +12,10 @@ from lightning_modules.distillation import Teacher
 from lightning_modules.losses import (
     causal_scores,
     divergence,
-    mean_of_places,
-    real_places,
+    mean_over_targets,
     smoothed_nll,
     symmetric_divergence,
+    target_mask,
     target_nll,
 )
 from lightning_modules.parser_module import OptimizationConfig, ParserModule, TargetLogProbs
@@ -84,10 +84,10 @@ class NARModule(ParserModule):
 
     def frame_losses(self, batch: Batch, memory: Tensor, length_scores: Tensor) -> dict[str, Tensor]:
         """As :meth:`losses`, for utterances already encoded (see :meth:`parsers.nar_model.NARModel.encode`)."""
-        o, size, real = self.optimization, self.net.ontology_size, real_places(batch)
+        o, size, real = self.optimization, self.net.ontology_size, target_mask(batch)
 
         def token_nll(scores: Tensor) -> Tensor:
-            return mean_of_places(target_nll(scores, batch, o.label_smoothing, size), real)
+            return mean_over_targets(target_nll(scores, batch, o.label_smoothing, size), real)
 
         scores, causal = self._scores(batch, memory), self._causal(batch, memory)
         losses = {
@@ -103,7 +103,7 @@ class NARModule(ParserModule):
             loss = (1 - TEACHER_SHARE) * loss + TEACHER_SHARE * apart
         if o.r3f_weight:
             noisy_memory, noisy_lengths = self.net.encode(batch.pieces, batch.mask, R3F_NOISE)
-            apart = mean_of_places(symmetric_divergence(scores, self._scores(batch, noisy_memory)), real)
+            apart = mean_over_targets(symmetric_divergence(scores, self._scores(batch, noisy_memory)), real)
             loss = loss + o.r3f_weight * (apart + symmetric_divergence(length_scores, noisy_lengths).mean())
         return {"loss": loss, **losses}
 
@@ -112,22 +112,22 @@ class NARModule(ParserModule):
         if self._teacher is None:
             assert self.optimization.teacher is not None
             self._teacher = Teacher(self.optimization.teacher, self.built, self.device)
-        o, real, teacher = self.optimization, real_places(batch), self._teacher.target_log_probs(batch)
-        apart = mean_of_places(divergence(teacher.places, student.places), real)
+        o, real, teacher = self.optimization, target_mask(batch), self._teacher.target_log_probs(batch)
+        apart = mean_over_targets(divergence(teacher.tokens, student.tokens), real)
         if teacher.lengths is not None and student.lengths is not None:
             apart = apart + o.length_loss_weight * divergence(teacher.lengths, student.lengths).mean()
         if student.causal is not None:
             # A teacher without a rescorer may be autoregressive itself; otherwise its decoder serves the rescorer as well.
-            wanted = teacher.places if teacher.causal is None else teacher.causal
-            apart = apart + mean_of_places(divergence(wanted, student.causal), real)
+            wanted = teacher.tokens if teacher.causal is None else teacher.causal
+            apart = apart + mean_over_targets(divergence(wanted, student.causal), real)
         return apart
 
     def _causal(self, batch: Batch, memory: Tensor) -> Tensor | None:
-        """The rescorer's log-probabilities of all target positions ``[places, V + S]``, None without a rescorer."""
+        """The rescorer's log-probabilities of all target positions ``[targets, V + S]``, None without a rescorer."""
         return None if self.net.rescorer is None else causal_scores(self.net.rescorer, memory, batch)
 
     def _scores(self, batch: Batch, memory: Tensor) -> Tensor:
-        """Log-probabilities of all target positions ``[places, V + S]``, decoded at once."""
+        """Log-probabilities of all target positions ``[targets, V + S]``, decoded at once."""
         masked = [torch.full_like(targets, MASKED) for targets in batch.targets]
         scores = self.net.decode_groups(memory, batch.pieces, batch.mask, masked, batch.target_masks, batch.lengths)
         return scores.flatten(0, -2)

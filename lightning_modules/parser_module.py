@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -17,10 +18,10 @@ from frames.errors import BundleError, UsageError
 from frames.linearization import TargetIds
 from frames.ontology import Ontology
 from frames.tokenization import PieceTokenizer
-from lightning_modules.datamodule import Assets, TOPv2DataModule
+from lightning_modules.datamodule import Assets, Needs, TOPv2DataModule
 from lightning_modules.metrics import FrameExactMatch
 from lightning_modules.resume import check_same_training
-from lightning_modules.saved import parameters_of, read_checkpoint
+from lightning_modules.saved import parameters_of, read_checkpoint, under_present_names
 from parsers.interface import Parser
 from parsers.pointer_network import PointerNetwork
 
@@ -49,12 +50,12 @@ class TargetLogProbs(NamedTuple):
 
     Attributes:
         lengths: ``[B, C]``, None if the model predicts none.
-        places: ``[places, V + S]``.
+        tokens: ``[targets, V + S]``.
         causal: the same of a rescorer, None if there is none.
     """
 
     lengths: Tensor | None
-    places: Tensor
+    tokens: Tensor
     causal: Tensor | None = None
 
 
@@ -103,8 +104,21 @@ class ParserModule(pl.LightningModule):
             raise RuntimeError("the module has no assets yet: call build(assets) first")
         return self.assets
 
+    @property
+    def needs(self) -> Needs:
+        """What this parser needs of the data besides rows."""
+        return Needs()
+
+    @property
+    def sizes(self) -> Any:
+        """The configuration by which the same model can be built without pretrained weights."""
+        return self.config
+
+    def restore(self, metadata: Mapping[str, Any]) -> None:
+        """Takes over what the metadata of a checkpoint holds besides options, before :meth:`build`."""
+
     @abstractmethod
-    def make_model(self, tokenizer: PieceTokenizer, ontology: int) -> PointerNetwork:
+    def make_model(self, tokenizer: PieceTokenizer, num_ontology_tokens: int) -> PointerNetwork:
         """The model for these pieces and this number of ontology tokens."""
 
     @abstractmethod
@@ -243,12 +257,13 @@ class ParserModule(pl.LightningModule):
         checkpoint["framefill"] = self.metadata()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses to go on with a training of other rows, labels, pieces or options than the checkpoint's.
+        """Names the parameters as now, and refuses to go on with a training of other rows, labels, pieces or options.
 
         Raises:
             UsageError: see :func:`lightning_modules.resume.check_same_training`.
         """
         check_same_training(checkpoint["framefill"], self.metadata(), type(self))
+        checkpoint["state_dict"] = under_present_names(checkpoint["state_dict"])
 
     def metadata(self) -> dict[str, Any]:
         """What checkpoints hold besides parameters: kind, assets, and the options of model, decoding, optimization, data."""

@@ -1,17 +1,44 @@
-"""What parsers on a pretrained encoder share under Lightning."""
+"""What parsers on a transformer encoder share under Lightning."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 from transformers import PreTrainedModel
 
 from frames.errors import UsageError
 from frames.tokenization import MAX_PIECES, PieceTokenizer
 from lightning_modules.parser_module import ParserModule
+from lightning_modules.saved import encoder_config_of
 from parsers.pretrained import PretrainedEncoder, build_transformer, load_transformer, position_limit
 
 
 class PretrainedModule(ParserModule):
-    """A parser whose sizes name a pretrained encoder (:class:`parsers.pretrained.EncoderConfig`)."""
+    """A parser whose options name an encoder (:class:`parsers.pretrained.EncoderConfig`).
+
+    Attributes:
+        encoder_config: the encoder's architecture (``PretrainedConfig.to_dict``), so that a checkpoint needs no network;
+            empty until the encoder has been loaded.
+    """
+
+    def __init__(self, model: Any, decoding: Any, optimization: Any) -> None:
+        super().__init__(model, decoding, optimization)
+        self.encoder_config: dict[str, Any] = model.encoder if isinstance(model.encoder, dict) else {}
+
+    @property
+    def sizes(self) -> Any:
+        """See :attr:`ParserModule.sizes`."""
+        return replace(self.config, encoder=self.encoder_config or self.config.encoder)
+
+    def restore(self, metadata: Mapping[str, Any]) -> None:
+        """See :meth:`ParserModule.restore`."""
+        self.encoder_config = encoder_config_of(metadata)
+
+    def metadata(self) -> dict[str, Any]:
+        """See :meth:`ParserModule.metadata`; the encoder's architecture as well."""
+        return {**super().metadata(), "encoder_config": self.encoder_config}
 
     def make_transformer(self, tokenizer: PieceTokenizer) -> PreTrainedModel:
         """The encoder, with its weights unless a checkpoint's are about to be loaded into it.
@@ -19,13 +46,13 @@ class PretrainedModule(ParserModule):
         Raises:
             UsageError: the encoder cannot be had, or the pieces are not the encoder's.
         """
-        if self.config.encoder_config:
-            transformer = build_transformer(self.config.encoder_config)
+        if self.encoder_config:
+            transformer = build_transformer(self.encoder_config)
         else:
             transformer = load_transformer(self.config.encoder)
-            self.config.encoder_config = transformer.config.to_dict()
+            self.encoder_config = transformer.config.to_dict()
             # Where the weights came from is a fact of this machine; what they are is in ``encoder``.
-            self.config.encoder_config.pop("_name_or_path", None)
+            self.encoder_config.pop("_name_or_path", None)
         if tokenizer.vocab_size > transformer.config.vocab_size:
             raise UsageError(
                 "E423",

@@ -16,7 +16,7 @@ from data.training.batches import Batch
 from frames.errors import UsageError
 from frames.tokenization import PieceTokenizer
 from lightning_modules.bank_encoder import BankEncoder, EncodedBank, frozen_inference
-from lightning_modules.datamodule import Assets
+from lightning_modules.datamodule import Assets, Needs
 from lightning_modules.metrics import RECALL_AT, ScenarioRecall
 from lightning_modules.nar import NARModule, NAROptimizationConfig
 from lightning_modules.pretrained import PretrainedModule
@@ -29,19 +29,21 @@ from retrieval.scenario import Scenario
 from retrieval.scoring import retrieval_nll
 from retrieval.table import ScenarioTable
 
+#: Share of a training with mined negatives, from its start, in which the retrieval loss counts alone (the paper's warm-up).
+RETRIEVAL_ONLY_SHARE = 0.1
+
 
 @dataclass
 class RAFOptimizationConfig(NAROptimizationConfig):
-    """Losses and rates of retrieving and filling. The losses of retrieval and of filling have weight 1.
+    """Losses and rates of retrieving and filling. The span pointer is trained unless ``decoding.compose_weight`` is 0.
 
     Attributes:
         num_mined_negatives: scenarios mined for each utterance, as negatives beside the batch's other scenarios (the paper);
             None (ours) takes all other scenarios of the bank, by vectors that are ``bank_refresh_steps`` old at most.
+            With mined negatives, the retrieval loss counts alone at first (:data:`RETRIEVAL_ONLY_SHARE`).
         num_ranking_negatives: scenarios nearest to each utterance for the ranking loss, each filled with its best spans,
             against the gold frame (the paper); 0 leaves the loss out.
-        compose_loss_weight: weight of the span pointer's losses; 0 where frames are never composed.
         compose_lr: peak rate of the parameters that compose frames, the encoder's aside; None for ``lr``.
-        retrieval_only_share: share of the training, from its start, with the retrieval loss alone (the paper's warm-up).
         bank_refresh_steps: steps between two encodings of the whole bank.
         scenarios_encoded_per_step: scenarios of a step that are encoded anew, with gradients, drawn at random; all others
             are taken as last encoded. None (the paper) encodes all scenarios of the step, the most expensive part of it.
@@ -49,9 +51,7 @@ class RAFOptimizationConfig(NAROptimizationConfig):
 
     num_mined_negatives: int | None = None
     num_ranking_negatives: int = 0
-    compose_loss_weight: float = 1.0
     compose_lr: float | None = None
-    retrieval_only_share: float = 0.0
     bank_refresh_steps: int = 500
     scenarios_encoded_per_step: int | None = None
 
@@ -93,6 +93,11 @@ class RAFModule(PretrainedModule, NARModule):
         self.recall = ScenarioRecall()
 
     @property
+    def needs(self) -> Needs:
+        """See :attr:`ParserModule.needs`."""
+        return dataclasses.replace(super().needs, bank=True)
+
+    @property
     def bank_encoder(self) -> BankEncoder:
         """Encodes the bank by the model.
 
@@ -103,14 +108,14 @@ class RAFModule(PretrainedModule, NARModule):
             raise RuntimeError("the module has no bank yet: call build(assets) first")
         return self._bank_encoder
 
-    def make_model(self, tokenizer: PieceTokenizer, ontology: int) -> RAF:
+    def make_model(self, tokenizer: PieceTokenizer, num_ontology_tokens: int) -> RAF:
         """See :meth:`ParserModule.make_model` and :meth:`PretrainedModule.make_transformer`."""
         transformer = self.make_transformer(tokenizer)
-        second = copy.deepcopy(transformer) if self.config.encoders == "separate" else None
+        second = copy.deepcopy(transformer) if self.config.filling == "cross_encoder" else None
         assert self.built.bank is not None
-        # Without a training row, a vector of its own would only be pushed away as a negative.
+        # Without a training row, a learned vector would only be pushed away as a negative.
         seen = self.built.bank.num_seen
-        return RAF(self.config, transformer, tokenizer.prefix, tokenizer.suffix, ontology, second, seen)
+        return RAF(self.config, transformer, tokenizer.prefix, tokenizer.suffix, num_ontology_tokens, second, seen)
 
     def build(self, assets: Assets) -> None:
         """Builds the model, and the encoder of the bank.
@@ -119,7 +124,9 @@ class RAFModule(PretrainedModule, NARModule):
             UsageError: there is no bank.
         """
         if assets.bank is None:
-            raise UsageError("E441", "RAF needs a scenario bank.", remedy="Set data.bank to true.")
+            raise UsageError(
+                "E441", "RAF needs a scenario bank.", remedy="Set needs of the data module to those of this module."
+            )
         super().build(assets)
         self._use_bank(assets)
 
@@ -150,7 +157,7 @@ class RAFModule(PretrainedModule, NARModule):
         return RAFParser(backend, assets.tokenizer, assets.ontology, self._table, self.decoding)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Losses of retrieval, filling and composition, each a scalar; ``loss`` is their weighted sum."""
+        """Losses of retrieval, filling and composition, each a scalar; ``loss`` is their sum."""
         o, model = self.optimization, self.net
         memory, lengths = model.encode(batch.pieces, batch.mask)
         queries = model.query(memory, batch.mask)
@@ -165,9 +172,9 @@ class RAFModule(PretrainedModule, NARModule):
             return {"loss": losses["retrieval"], **losses}
         losses |= self._filling_losses(batch, memory, queries, bank, keys)
         total = torch.stack(list(losses.values())).sum()
-        if o.compose_loss_weight:
+        if self.decoding.compose_weight:
             composed = self.frame_losses(batch, memory, lengths)
-            total = total + o.compose_loss_weight * composed.pop("loss")
+            total = total + composed.pop("loss")
             losses |= composed
         return {"loss": total, **losses}
 
@@ -235,8 +242,8 @@ class RAFModule(PretrainedModule, NARModule):
 
     def _retrieves_only(self) -> bool:
         """Whether the retrieval loss still counts alone."""
-        share = self.optimization.retrieval_only_share
-        return bool(share) and self._trainer is not None and self._progress(self.global_step) < share
+        mines = self.optimization.num_mined_negatives is not None
+        return mines and self._trainer is not None and self._progress(self.global_step) < RETRIEVAL_ONLY_SHARE
 
     def _bank_is_due(self) -> bool:
         """Whether the whole bank is to be encoded anew before this step."""
@@ -311,12 +318,12 @@ class RAFRetrievalModule(RAFModule):
         return False
 
 
-def endpoints(batch: Batch, ontology: int, leaves: int) -> Tensor:
+def endpoints(batch: Batch, num_ontology_tokens: int, leaves: int) -> Tensor:
     """Gold endpoints of the leaves, from targets in the span form.
 
     Args:
         batch: the rows.
-        ontology: number of ontology tokens; larger target ids are pointers.
+        num_ontology_tokens: number of ontology tokens; larger target ids are pointers.
         leaves: the largest number of leaves.
 
     Returns:
@@ -324,10 +331,10 @@ def endpoints(batch: Batch, ontology: int, leaves: int) -> Tensor:
     """
     longest = max(targets.shape[1] for targets in batch.targets)
     targets = torch.cat([torch.nn.functional.pad(t, (0, longest - t.shape[1]), value=-1) for t in batch.targets])
-    pointers = targets >= ontology  # [B, T]
+    pointers = targets >= num_ontology_tokens  # [B, T]
     found = targets.new_zeros((len(targets), 2 * leaves))
     rows, _ = pointers.nonzero(as_tuple=True)  # [pointers]
-    found[rows, (pointers.cumsum(dim=1) - 1)[pointers]] = targets[pointers] - ontology
+    found[rows, (pointers.cumsum(dim=1) - 1)[pointers]] = targets[pointers] - num_ontology_tokens
     return found.view(len(targets), leaves, 2)
 
 

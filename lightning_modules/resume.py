@@ -8,12 +8,13 @@ from typing import Any
 from frames.errors import UsageError
 from frames.ontology import Ontology
 from lightning_modules.datamodule import TOPv2DataModule
+from lightning_modules.saved import encoder_config_of
 from parsers.aliases import known_options, options_of
 
 #: Longest value that an error prints.
 SHOWN = 40
-#: Options that decide nothing about the parameters: they may change when a training goes on.
-FREE = {"data": ("report_split",), "model": ("encoder",), "optimization": ()}
+#: The one option that decides nothing about the parameters: weights of the same architecture may lie somewhere else.
+FREE = "encoder"
 #: What an encoder's configuration says of files and versions, not of its sizes.
 NO_SIZES = ("architectures", "dtype", "torch_dtype", "transformers_version")
 
@@ -49,6 +50,12 @@ def _differences(saved: Mapping[str, Any], now: Mapping[str, Any], module: Any) 
         *_other_options("model", module.config_class, saved, now),
         *_other_options("optimization", module.optimization_class, saved, now),
         *_other_options("data", TOPv2DataModule, saved, now),
+        # RAF trains its span pointer only if decoding composes frames.
+        *_other_values("composing", *(bool(some["decoding"].get("compose_weight")) for some in (saved, now))),
+        *_other_values("seed", saved["data"].get("seed"), now["data"].get("seed")),
+        *_other_values(
+            "encoder", *({k: v for k, v in encoder_config_of(m).items() if k not in NO_SIZES} for m in (saved, now))
+        ),
         *_other_assets(saved["assets"], now["assets"]),
     ]
 
@@ -57,13 +64,13 @@ def _other_options(section: str, options: type, saved: Mapping[str, Any], now: M
     old = known_options(options, saved[section], drop_unknown=True)
     for name in options_of(options):
         # An option that the checkpoint's version did not have has its default there, and no name to compare.
-        if name not in old or name not in now[section] or name in FREE[section]:
-            continue
-        before, after = old[name], now[section][name]
-        if name == "encoder_config":
-            before, after = ({k: v for k, v in some.items() if k not in NO_SIZES} for some in (before, after))
-        if before != after:
-            yield f"{section}.{name} {_shown(before)}, not {_shown(after)}"
+        if name in old and name in now[section] and name != FREE:
+            yield from _other_values(f"{section}.{name}", old[name], now[section][name])
+
+
+def _other_values(name: str, before: Any, after: Any) -> Iterator[str]:
+    if before != after:
+        yield f"{name} {_shown(before)}, not {_shown(after)}"
 
 
 def _other_assets(saved: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from frames.errors import BundleError
 from frames.files import write_bytes
+from parsers.aliases import RENAMED_PARAMETERS
 from parsers.pretrained import load_transformer
 
 #: Suffix of packed weights, and where a pretrained encoder's parameters stand among the model's.
@@ -59,14 +60,29 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
 
 
 def parameters_of(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
-    """The model's parameters by the model's own names; those of a training under a mask with their zeros."""
+    """The model's parameters by the model's present names; those of a training under a mask with their zeros."""
     found = {name[6:]: value for name, value in checkpoint["state_dict"].items() if name.startswith("model.")}
     for name in [name for name in found if name.endswith(MASK)]:
         # As torch.nn.utils.parametrize names a weight and what is applied to it.
         original = name.removesuffix(MASK) + ".original"
         path, _, parameter = name.removesuffix(MASK).rpartition("parametrizations.")
         found[path + parameter] = torch.where(found.pop(name), found.pop(original), 0.0)
-    return found
+    return under_present_names(found)
+
+
+def under_present_names(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Parameters that an earlier version saved, by the names that they have now."""
+    present = {}
+    for name, value in parameters.items():
+        module, dot, own = name.rpartition(".")
+        present[f"{module}{dot}{RENAMED_PARAMETERS.get(own, own)}"] = value
+    return present
+
+
+def encoder_config_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The architecture of a checkpoint's encoder; earlier versions kept it among the options of the model."""
+    found = metadata.get("encoder_config") or metadata["model"].get("encoder_config")
+    return dict(found or {})
 
 
 def packed_weights(packed: dict[str, Tensor], metadata: Mapping[str, Any], left_out: Sequence[str]) -> bytes:

@@ -29,7 +29,7 @@ class SpanPointerModule(PretrainedModule, NARModule):
     ) -> None:
         super().__init__(model, decoding, optimization)
 
-    def make_model(self, tokenizer: PieceTokenizer, ontology: int) -> SpanPointer:
+    def make_model(self, tokenizer: PieceTokenizer, num_ontology_tokens: int) -> SpanPointer:
         """See :meth:`ParserModule.make_model` and :meth:`PretrainedModule.make_transformer`."""
         transformer = self.make_transformer(tokenizer)
-        return SpanPointer(self.config, transformer, tokenizer.prefix, tokenizer.suffix, ontology)
+        return SpanPointer(self.config, transformer, tokenizer.prefix, tokenizer.suffix, num_ontology_tokens)

@@ -34,7 +34,9 @@ def pack(checkpoint: Path | str, out: Path | str) -> int:
         raise UsageError("E433", f"{out} does not end in {WEIGHTS}.", remedy=f"Name it so, e.g. parser{WEIGHTS}.")
     module, metadata = load_module(checkpoint)
     frozen = {name for name, value in module.net.named_parameters() if not value.requires_grad}
-    left_out = sorted(name for name in frozen if name.startswith(ENCODER))
+    # An encoder that is given by its architecture has no weights to be read from.
+    pretrained = isinstance(getattr(module.config, "encoder", None), str)
+    left_out = sorted(name for name in frozen if pretrained and name.startswith(ENCODER))
     packed = {
         name: value.to(torch.float16).contiguous() if value.is_floating_point() else value.contiguous()
         for name, value in module.net.state_dict().items()

@@ -17,31 +17,50 @@ RENAMED = {
     # optimization
     "length_weight": "length_loss_weight",
     "warmup": "lr_warmup",
-    "compose_loss": "compose_loss_weight",
     "refresh": "bank_refresh_steps",
     "scenarios_read": "scenarios_encoded_per_step",
-    "warmup_share": "retrieval_only_share",
     # decoding
     "rescored": "num_rescored",
     "scenarios": "num_retrieved",
-    "compositions": "num_composed",
     "leave_score": "out_of_bank_score",
     # data
     "start": "init_from",
     "variants": "num_augmented",
     "varied": "augment_prob",
+    # model
+    "own_vectors": "scenario_embeddings",
+    "lift": "unseen_scale",
 }
+
+#: Options that became one: their values in earlier versions, and what these are now. Any other combination is refused.
+JOINED: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
+    ({"length_pooling": "mean", "length_embedding": False}, {"plain_length": True}),
+    ({"length_pooling": "mean_max", "length_embedding": True}, {"plain_length": False}),
+    ({"filling": "table", "encoders": "shared", "spans": "joint"}, {"filling": "table"}),
+    ({"filling": "together", "encoders": "separate", "spans": "endpoints"}, {"filling": "cross_encoder"}),
+    ({"num_composed": 0, "compose_weight": 0.0}, {"compose_weight": 0.0}),
+)
+
+#: New name of a parameter by its old one, wherever in a model it is.
+RENAMED_PARAMETERS = {"own_vectors": "scenario_embeddings"}
 
 #: Options that are gone, each with the value that means what every parser does now; ``...`` where no value of it
 #: changes a parser. What was saved with such a value loads without the option, another value is refused.
 DROPPED: dict[str, Any] = {
+    "compose_loss": ...,
+    "compose_loss_weight": ...,
+    "compositions": 4,  # an earlier name of num_composed
     "decoder_self_attention": True,  # of target positions to each other
+    "encoder_config": ...,  # beside the options now, see lightning_modules.saved.encoder_config_of
+    "encoder_dropout": ...,
     "fill_layers": 1,  # blocks of the decoder that fills scenarios
     "leaf_width": 128,  # of a leaf's state in RAF's table
     "length_weight": 1.0,  # of the length's log-probability, in decoding
     "lowercase": True,  # before SentencePiece
     "masking": "everything",  # conditional masked training, for mask-predict
+    "num_composed": 4,  # frames that the span pointer adds
     "passes": 1,  # mask-predict
+    "pointer_copy": "positions",  # of all parsers but conv NAR, which still has it
     "pointer_heads": ...,  # cancelled out of the pointer's scale
     "pooling": "mean",  # of states to the vector of an utterance or scenario
     "pruned": ...,  # InfoBatch pruning
@@ -49,8 +68,10 @@ DROPPED: dict[str, Any] = {
     "reads_tokens": False,  # conditional masked training, for mask-predict
     "rescoring_loss": ...,
     "rescoring_loss_weight": ...,
+    "retrieval_only_share": ...,
     "retrieval_weight": 1.0,  # the weights of filling and composition are relative to it
     "teacher_weight": ...,
+    "warmup_share": ...,  # an earlier name of retrieval_only_share
 }
 
 
@@ -70,7 +91,7 @@ def known_options(options: type, given: Mapping[str, Any], *, drop_unknown: bool
         ValueError: see :func:`check_choices`.
     """
     known = options_of(options)
-    renamed = {_present_name(name, known): value for name, value in given.items()}
+    renamed = _joined({_present_name(name, known): value for name, value in given.items()}, known)
     kept = {
         name: value
         for name, value in renamed.items()
@@ -105,6 +126,13 @@ def check_choices(options: type, given: Mapping[str, Any]) -> None:
 def _present_name(name: str, known: Collection[str]) -> str:
     new = RENAMED.get(name, name)
     return new if name not in known and new in known else name
+
+
+def _joined(given: dict[str, Any], known: Collection[str]) -> dict[str, Any]:
+    for old, new in JOINED:
+        if not (new.keys() - set(known)) and old.items() <= given.items():
+            given = {**{name: value for name, value in given.items() if name not in old}, **new}
+    return given
 
 
 def _is_dropped(name: str, value: Any) -> bool:

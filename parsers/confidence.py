@@ -181,7 +181,7 @@ class Logistic:
         return cls(mean, deviation, weights, float(value["bias"]), int(value["switch"]))
 
 
-class Judge(Protocol):
+class ProbabilityEstimator(Protocol):
     """Gives readings their probabilities, see :class:`Confidence`."""
 
     def probabilities(

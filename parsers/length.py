@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -11,9 +9,6 @@ from torch.nn import functional as F  # noqa: N812
 from parsers.dropout import ByteDropout
 from parsers.encoders import LightweightConv
 from retrieval.scoring import pool
-
-#: How states of pieces become one vector; see :class:`LengthModule`.
-LengthPooling = Literal["mean", "mean_max"]
 
 
 class LengthModule(nn.Module):
@@ -25,8 +20,8 @@ class LengthModule(nn.Module):
         kernels: taps of each convolution; none gives the paper's plain variant (pooling and a perceptron).
         classes: number of lengths, ``0 .. classes - 1``.
         dropout: inside.
-        pooling: ``"mean"`` as in the paper, or ``"mean_max"``, which adds the largest value of each channel, so
-            that one word that asks for one more slot is not averaged away.
+        peaks: whether the largest value of each channel stands beside the mean, so that one word that asks for one more
+            slot is not averaged away; the paper takes the mean alone.
     """
 
     def __init__(
@@ -36,15 +31,15 @@ class LengthModule(nn.Module):
         kernels: list[int],
         classes: int,
         dropout: float,
-        pooling: LengthPooling = "mean",
+        peaks: bool = False,
     ) -> None:
         super().__init__()
-        self.classes, self.pooling = classes, pooling
+        self.classes, self.peaks = classes, peaks
         self.enter = nn.Linear(width, hidden)
         self.gates = nn.ModuleList(nn.Linear(hidden, 2 * hidden) for _ in kernels)
         self.convs = nn.ModuleList(LightweightConv(hidden, 4, kernel) for kernel in kernels)
         self.dropout = ByteDropout(dropout)
-        self.out = nn.Linear(hidden * (2 if pooling == "mean_max" else 1), classes)
+        self.out = nn.Linear(hidden * (2 if peaks else 1), classes)
 
     def forward(self, memory: Tensor, mask: Tensor | None) -> Tensor:
         """Encoder states ``[B, S, width]`` to log-probabilities of lengths ``[B, classes]``."""
@@ -53,7 +48,7 @@ class LengthModule(nn.Module):
             x = x + conv(F.glu(gate(self.dropout(x)), dim=-1), mask)
         x = F.relu(x)
         pooled = pool(x, mask)
-        if self.pooling == "mean_max":
+        if self.peaks:
             # After the ReLU nothing is below zero, so zeroed padding never wins the maximum.
             peak = x if mask is None else x * mask[:, :, None].to(x.dtype)
             pooled = torch.cat((pooled, peak.amax(dim=1)), dim=-1)

@@ -17,7 +17,7 @@ from frames.errors import FrameError
 from frames.linearization import POINTER_FORMS, TargetIds
 from frames.ontology import Ontology
 from frames.tokenization import PieceTokenizer, Source
-from parsers.confidence import Judge, Reading, pooled
+from parsers.confidence import ProbabilityEstimator, Reading, pooled
 from parsers.constrained import Decoded, Grammar, LengthCandidate, decode, greedy
 from parsers.groups import SIZE, in_groups, pad
 from parsers.interface import Hypothesis, check_request
@@ -106,7 +106,7 @@ class NonAutoregressiveParser:
 
     workers = 1
     group_size = SIZE
-    confidence: Judge | None = None
+    confidence: ProbabilityEstimator | None = None
 
     def __init__(
         self, backend: Backend, tokenizer: PieceTokenizer, ontology: Ontology, form: str, config: DecodingConfig
@@ -223,10 +223,10 @@ class NonAutoregressiveParser:
             for row, column, table in zip(flat_rows.tolist(), columns, tables, strict=True):
                 candidates[row].append(LengthCandidate(float(prior[row, column]), table))
 
-        everything = np.arange(len(sources))
+        all_rows = np.arange(len(sources))
         wide = math.isinf(margin)
-        score(everything, np.full(len(sources), beam if wide else 1))
-        found = [self._best(candidates[row], sources[row], wanted, margin) for row in everything]
+        score(all_rows, np.full(len(sources), beam if wide else 1))
+        found = [self._best(candidates[row], sources[row], wanted, margin) for row in all_rows]
         if not wide and beam > 1:
             # No token has a log-probability above 0, so no frame of a length is likelier than the length.
             scores = np.array([best[0].score for best in found])

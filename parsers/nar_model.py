@@ -12,26 +12,26 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from parsers.length import LengthModule, LengthPooling
+from parsers.length import LengthModule
+from parsers.pointer import Copy
 from parsers.pointer_network import PointerConfig, PointerDecoder, PointerNetwork, shifted
 
 
 @dataclass
 class NARConfig(PointerConfig):
-    """Sizes of the length module, and whether the decoder reads the length.
+    """Sizes and kind of the length module.
 
     Attributes:
         length_hidden: channels of the length module.
         length_kernels: taps of its convolutions; none gives a perceptron on the pooled states.
-        length_pooling: ``mean`` (the papers) or ``mean_max``.
-        length_embedding: whether every position of the decoder reads the total length (ours).
+        plain_length: as in the papers, the length is read from the mean of the states alone, and the decoder does not see
+            it. Ours adds the largest value of each channel, and every position of the decoder reads the total length.
         length_dropout: inside the length module.
     """
 
     length_hidden: int = 256
     length_kernels: list[int] = field(default_factory=lambda: [3])
-    length_pooling: LengthPooling = "mean_max"
-    length_embedding: bool = True
+    plain_length: bool = False
     length_dropout: float = 0.3
 
 
@@ -42,8 +42,9 @@ class NARModel(PointerNetwork):
         config: sizes.
         encoder: see :class:`parsers.pointer_network.PointerNetwork`.
         blocks: of the decoder, without a causal mask.
-        ontology: ontology tokens.
+        num_ontology_tokens: ontology tokens.
         causal_blocks: of the rescorer; none for a model without.
+        copy: what a pointer copies, see :class:`parsers.pointer.PointerHead`.
 
     Attributes:
         rescorer: a second decoder over the same encoder states, which scores a whole frame token by token in one pass,
@@ -55,16 +56,19 @@ class NARModel(PointerNetwork):
         config: NARConfig,
         encoder: nn.Module,
         blocks: Iterable[nn.Module],
-        ontology: int,
+        num_ontology_tokens: int,
         causal_blocks: Sequence[nn.Module] = (),
+        copy: Copy = "positions",
     ) -> None:
         c = config
-        super().__init__(config, encoder, blocks, ontology, reads_tokens=False)
+        super().__init__(config, encoder, blocks, num_ontology_tokens, reads_tokens=False, copy=copy)
         self.length = LengthModule(
-            c.width, c.length_hidden, c.length_kernels, c.max_length + 1, c.length_dropout, c.length_pooling
+            c.width, c.length_hidden, c.length_kernels, c.max_length + 1, c.length_dropout, not c.plain_length
         )
-        self.lengths = nn.Embedding(c.max_length + 1, c.width) if c.length_embedding else None
-        self.rescorer = PointerDecoder(c, causal_blocks, ontology, reads_tokens=True) if causal_blocks else None
+        self.lengths = nn.Embedding(c.max_length + 1, c.width) if not c.plain_length else None
+        self.rescorer = (
+            PointerDecoder(c, causal_blocks, num_ontology_tokens, reads_tokens=True) if causal_blocks else None
+        )
 
     def encode(self, pieces: Tensor, mask: Tensor | None, noise: float = 0.0) -> tuple[Tensor, Tensor]:
         """Utterances to states and lengths.

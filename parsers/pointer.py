@@ -23,15 +23,15 @@ class PointerHead(nn.Module):
 
     Args:
         width: channels of decoder and encoder states.
-        ontology: number of ontology tokens.
+        num_ontology_tokens: number of ontology tokens.
         copy: ``"positions"`` points at one place; ``"types"`` gives every place of the same piece the sum over
             those places, as in the paper, which copies words rather than places.
     """
 
-    def __init__(self, width: int, ontology: int, copy: Copy = "positions") -> None:
+    def __init__(self, width: int, num_ontology_tokens: int, copy: Copy = "positions") -> None:
         super().__init__()
         self.copy = copy
-        self.ontology = nn.Linear(width, ontology)
+        self.ontology = nn.Linear(width, num_ontology_tokens)
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width)
         self.gate = nn.Linear(2 * width, 1)

@@ -21,14 +21,12 @@ class PointerConfig:
 
     Attributes:
         width: channels of states.
-        pointer_copy: ``positions`` (ours) or ``types`` (Babu et al. 2021), see :class:`parsers.pointer.PointerHead`.
-        dropout: inside the decoder's blocks, and those of an encoder trained from nothing.
+        dropout: inside the blocks of decoder and encoder.
         input_dropout: on embeddings of pieces and of target positions.
         max_length: longest target.
     """
 
     width: int = 256
-    pointer_copy: Copy = "positions"
     dropout: float = 0.1
     input_dropout: float = 0.1
     max_length: int = 79
@@ -40,22 +38,30 @@ class PointerDecoder(nn.Module):
     Args:
         config: sizes.
         blocks: called as :class:`parsers.encoders.LightConvBlock` is.
-        ontology: ontology tokens.
+        num_ontology_tokens: ontology tokens.
         reads_tokens: whether the decoder reads tokens already decided.
+        copy: what a pointer copies, see :class:`parsers.pointer.PointerHead`.
     """
 
-    def __init__(self, config: PointerConfig, blocks: Iterable[nn.Module], ontology: int, reads_tokens: bool) -> None:
+    def __init__(
+        self,
+        config: PointerConfig,
+        blocks: Iterable[nn.Module],
+        num_ontology_tokens: int,
+        reads_tokens: bool,
+        copy: Copy = "positions",
+    ) -> None:
         super().__init__()
         c = config
-        self.max_length, self.ontology_size = c.max_length, ontology
+        self.max_length, self.ontology_size = c.max_length, num_ontology_tokens
         self.mask_embedding = nn.Parameter(torch.randn(c.width) * 0.1)
-        self.token_embedding = nn.Embedding(ontology, c.width) if reads_tokens else None
+        self.token_embedding = nn.Embedding(num_ontology_tokens, c.width) if reads_tokens else None
         self.copied = nn.Linear(c.width, c.width) if reads_tokens else None
         self.positions = nn.Parameter(torch.randn(c.max_length, c.width))
         self.norm = nn.LayerNorm(c.width)
         self.dropout = ByteDropout(c.input_dropout)
         self.blocks = nn.ModuleList(blocks)
-        self.head = PointerHead(c.width, ontology, c.pointer_copy)
+        self.head = PointerHead(c.width, num_ontology_tokens, copy)
 
     def decode_groups(
         self,
@@ -111,14 +117,21 @@ class PointerNetwork(PointerDecoder):
         config: sizes.
         encoder: ``(pieces [B, S], mask [B, S] or None, noise)`` to states ``[B, S, width]``.
         blocks: of the decoder, called as :class:`parsers.encoders.LightConvBlock` is.
-        ontology: ontology tokens.
+        num_ontology_tokens: ontology tokens.
         reads_tokens: whether the decoder reads tokens already decided.
+        copy: what a pointer copies, see :class:`parsers.pointer.PointerHead`.
     """
 
     def __init__(
-        self, config: PointerConfig, encoder: nn.Module, blocks: Iterable[nn.Module], ontology: int, reads_tokens: bool
+        self,
+        config: PointerConfig,
+        encoder: nn.Module,
+        blocks: Iterable[nn.Module],
+        num_ontology_tokens: int,
+        reads_tokens: bool,
+        copy: Copy = "positions",
     ) -> None:
-        super().__init__(config, blocks, ontology, reads_tokens)
+        super().__init__(config, blocks, num_ontology_tokens, reads_tokens, copy)
         self.encoder = encoder
 
     def load_extending_ontology(self, parameters: Mapping[str, Tensor], old: Sequence[str], new: Sequence[str]) -> None:

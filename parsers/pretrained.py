@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -70,19 +70,16 @@ def position_limit(transformer: PreTrainedModel) -> int | None:
 
 @dataclass
 class EncoderConfig:
-    """Which pretrained encoder, and what of it is fitted.
+    """Which encoder, and what of it is fitted. Its dropout is that of the decoder.
 
     Attributes:
-        encoder: hub name, local folder, ``minilm`` or ``mpnet``.
-        encoder_config: the encoder's own configuration; filled in on loading, so that a checkpoint needs no network.
-        encoder_dropout: inside the encoder; None keeps its own.
+        encoder: pretrained encoder: hub name, local folder, ``minilm`` or ``mpnet``. Or an architecture, as the
+            ``config.json`` of an encoder states it, whose weights begin at random.
         train_embeddings: whether the encoder's embeddings of pieces are fitted as well; left as they are, half of a
             small encoder's parameters need neither gradients nor optimizer.
     """
 
-    encoder: str = "minilm"
-    encoder_config: dict[str, Any] = field(default_factory=dict)
-    encoder_dropout: float | None = None
+    encoder: str | dict[str, Any] = "minilm"
     train_embeddings: bool = True
 
 
@@ -90,26 +87,28 @@ class PretrainedEncoder(nn.Module):
     """A transformer that reads pieces between its own special tokens and gives back the states of the pieces.
 
     Args:
-        config: what is fitted.
         transformer: as :func:`load_transformer` returns.
         prefix: special ids before an utterance.
         suffix: special ids after it.
         width: channels of the states given back; another width than the transformer's adds a projection.
+        dropout: inside the transformer.
+        train_embeddings: whether its embeddings of pieces are fitted.
     """
 
     def __init__(
         self,
-        config: EncoderConfig,
         transformer: PreTrainedModel,
         prefix: Sequence[int],
         suffix: Sequence[int],
         width: int,
+        dropout: float,
+        train_embeddings: bool,
     ) -> None:
         super().__init__()
         if getattr(transformer, "pooler", None) is not None:
             transformer.register_module("pooler", None)
-        swap_dropout(transformer, config.encoder_dropout)
-        transformer.get_input_embeddings().requires_grad_(config.train_embeddings)
+        swap_dropout(transformer, dropout)
+        transformer.get_input_embeddings().requires_grad_(train_embeddings)
         if isinstance(embeddings := getattr(transformer, "embeddings", None), nn.Module):
             embeddings.register_forward_hook(lambda module, inputs, output: to_autocast_dtype(output))
         # Weights are loaded in evaluation mode, which Lightning keeps, and then dropout would never act.
@@ -147,15 +146,10 @@ class PretrainedEncoder(nn.Module):
         return states if self.project is None else self.project(states)
 
 
-def swap_dropout(module: nn.Module, p: float | None) -> None:
-    """Puts :class:`ByteDropout` in place of every ``nn.Dropout`` below ``module``.
-
-    Args:
-        module: changed in place.
-        p: its probability; None keeps that of each.
-    """
+def swap_dropout(module: nn.Module, p: float) -> None:
+    """Puts :class:`ByteDropout` of probability ``p`` in place of every ``nn.Dropout`` below ``module``."""
     for name, child in module.named_children():
         if isinstance(child, nn.Dropout):
-            setattr(module, name, ByteDropout(child.p if p is None else p))
+            setattr(module, name, ByteDropout(p))
         else:
             swap_dropout(child, p)

@@ -59,8 +59,8 @@ def low_resource(
     tuned = [word for path in fine_tuning for word in ("--config", str(path))]
     for target, samples in missing:
         words = [
-            *common, *tuned, f"--data.domains=[{target}]", f"--data.train_split=train_{samples}spis",
-            f"--data.eval_split=valid_{samples}spis", "--data.report_split=eval", f"--data.init_from={source}", *extra,
+            *common, *tuned, f"--data.domains=[{target}]", f"--data.spis={samples}",
+            f"--data.init_from={source}", *extra,
         ]  # fmt: skip
         fit(f"{run}/{target}_{samples}", words)
     out = Path("results") / run

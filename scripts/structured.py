@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from assistants import runtime
-from assistants.export import export, size
+from assistants.export import bundle_size, export
 from frames.files import read_json, write_bytes, write_json
 from lightning_modules.evaluation import environment, spread
 from lightning_modules.lottery.experiment import Experiment
@@ -94,7 +94,7 @@ def compared(dense: Smaller, ticket: Smaller, experiment: Experiment, domain: st
                     clock = time.perf_counter()
                     parser.parse([text])
                     spent[name].append(1000 * (time.perf_counter() - clock))
-        sizes = {name: size(bundle) for name, bundle in bundles.items()}
+        sizes = {name: bundle_size(bundle) for name, bundle in bundles.items()}
         graphs = {name: sum(p.stat().st_size for p in bundle.glob("*.onnx")) for name, bundle in bundles.items()}
     medians = {name: statistics.median(found) for name, found in spent.items()}
     return {

@@ -15,6 +15,7 @@ from frames.tokenization import PieceTokenizer
 from lightning_modules.datamodule import Assets
 from lightning_modules.parser_module import ParserModule
 from lightning_modules.raf import RAFModule, RAFOptimizationConfig
+from parsers.raf.candidate import RAFDecodingConfig
 from parsers.raf.model import RAFConfig
 from retrieval.bank import ScenarioBank
 from retrieval.scenario import Scenario
@@ -49,7 +50,9 @@ def small_raf(
     tokenizer, ontology = PieceTokenizer.from_pretrained(str(encoder)), Ontology.from_frames(frames)
     bank, ids = ScenarioBank.from_frames(frames), TargetIds(ontology)
     config = RAFConfig(str(encoder), **{**SIZES, "retrieval_width": 16, **model})
-    module = module_class(config, optimization=RAFOptimizationConfig(**{"label_smoothing": 0.0, **optimization}))
+    module = module_class(
+        config, RAFDecodingConfig(), RAFOptimizationConfig(**{"label_smoothing": 0.0, **optimization})
+    )
     module.build(Assets(tokenizer, ontology, "span", bank))
     sources = tokenizer.batch([row.utterance for row in rows])
     targets = [ids.encode(SpanForm().encode(f, s)) for f, s in zip(frames, sources, strict=True)]
@@ -69,6 +72,7 @@ def save_checkpoint(module: ParserModule, path: Path, **changed: dict[str, Any])
         "assets": module.assets.to_dict(),
         **{section: {**values, **changed.get(section, {})} for section, values in options.items()},
         "data": {},
+        "encoder_config": getattr(module, "encoder_config", {}),
     }
     torch.save({"framefill": metadata, "state_dict": module.state_dict()}, path)
     return path

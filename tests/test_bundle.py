@@ -11,7 +11,7 @@ import torch
 
 from assistants import runtime
 from assistants.bundle import most_accurate
-from assistants.export import export, size
+from assistants.export import bundle_size, export
 from data.topv2.reader import read_split
 from frames.errors import BundleError, MachineError, UsageError
 from lightning_modules.checkpoints import load_module
@@ -153,7 +153,7 @@ def test_zip_int8_only_and_its_size(bundle: Path, checkpoint: Path, tmp_path: Pa
             runtime.load(damaged)  # some bytes of a zip mean nothing
         except BundleError:
             continue
-    assert size(out) < size(bundle)
+    assert bundle_size(out) < bundle_size(bundle)
     with zipfile.ZipFile(out) as archive:
         assert "encoder.onnx" not in archive.namelist()
     assert runtime.load(out).parse(["wake me at 6"]) == runtime.load(bundle, "int8").parse(["wake me at 6"])
@@ -171,7 +171,7 @@ def test_a_full_disk_leaves_the_old_bundle(checkpoint: Path, bundle: Path, tmp_p
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("assistants.export.quantized", full)
+    monkeypatch.setattr("assistants.export.quantize_graph", full)
     with pytest.raises(MachineError, match="No space left"):
         export(checkpoint, kept)
     assert (kept / "manifest.json").read_bytes() == before

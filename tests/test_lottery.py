@@ -55,7 +55,7 @@ CONV = ConvNARConfig(
 )  # fmt: skip
 SPAN = SpanPointerConfig(
     width=16, decoder_layers=1, decoder_heads=4, decoder_feed_forward=16, length_hidden=16,
-    encoder_config={
+    encoder={
         "model_type": "bert", "vocab_size": 400, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4,
         "intermediate_size": 24, "max_position_embeddings": 512,
     },
@@ -393,7 +393,7 @@ def test_divergence_of_unigrams():
 
 def models(experiment: Experiment, kept: float) -> tuple[NARModel, NARModel]:
     dense = experiment.new_module(SEED)
-    return dense.net, experiment.new_module(SEED + 1, shrunk(dense.config, kept)).net
+    return dense.net, experiment.new_module(SEED + 1, shrunk(dense.sizes, kept)).net
 
 
 def test_structured_tickets_are_slices(experiment: Experiment):
@@ -422,7 +422,7 @@ def test_other_kinds_have_no_structured_tickets():
     with pytest.raises(UsageError, match="E568"):
         shrunk(object(), 0.5)
     with pytest.raises(UsageError, match="E567"):
-        shrunk(replace(SPAN, encoder_config={}), 0.5)
+        shrunk(replace(SPAN, encoder="minilm"), 0.5)
 
 
 def test_structured_tickets_are_trained_exported_and_measured(

@@ -16,7 +16,7 @@ from data.topv2 import download as downloading
 from data.topv2.describe import describe
 from frames.errors import MachineError, UsageError
 from frames.files import sha256
-from frames.folders import MANIFEST, check_replaceable, whole_folder, write_manifest
+from frames.folders import MANIFEST, atomic_folder, check_replaceable, write_manifest
 from frames.outputs import PREDICTIONS_HEADER, check_output
 
 
@@ -43,7 +43,7 @@ def test_own_folders_are_replaced_and_empty_ones_filled(tmp_path: Path):
 
 def test_own_folders_with_subfolders_are_replaced(tmp_path: Path):
     for text in ("old", "new"):
-        with whole_folder(tmp_path / "x") as folder:
+        with atomic_folder(tmp_path / "x") as folder:
             (folder / "a" / "b").mkdir(parents=True)
             (folder / "a" / "b" / "c.bin").write_text(text)
             write_manifest(folder, {})
@@ -137,7 +137,7 @@ def test_conversion_writes_a_folder_of_its_own(tmp_path: Path):
 
 
 def test_something_put_there_meanwhile_stays(tmp_path: Path):
-    with pytest.raises(UsageError, match="E407"), whole_folder(tmp_path / "x") as folder:
+    with pytest.raises(UsageError, match="E407"), atomic_folder(tmp_path / "x") as folder:
         write_manifest(folder, {})
         (tmp_path / "x").mkdir()
         (tmp_path / "x" / "mine").write_text("mine")
@@ -163,10 +163,10 @@ def test_a_link_to_a_folder_goes_on_being_one(tmp_path: Path):
 
 def test_a_failed_folder_leaves_the_old_one(tmp_path: Path):
     target = tmp_path / "bundle"
-    with whole_folder(target) as folder:
+    with atomic_folder(target) as folder:
         (folder / "a").write_text("old")
         write_manifest(folder, {})
-    with pytest.raises(MachineError, match="No space left"), whole_folder(target) as folder:
+    with pytest.raises(MachineError, match="No space left"), atomic_folder(target) as folder:
         (folder / "a").write_text("new")
         raise OSError(28, "No space left on device")
     assert (target / "a").read_text() == "old"
@@ -175,7 +175,7 @@ def test_a_failed_folder_leaves_the_old_one(tmp_path: Path):
 
 def test_a_failed_exchange_puts_the_old_folder_back(tmp_path: Path, monkeypatch):
     target = tmp_path / "bundle"
-    with whole_folder(target) as folder:
+    with atomic_folder(target) as folder:
         (folder / "a").write_text("old")
         write_manifest(folder, {})
     rename = os.rename
@@ -186,7 +186,7 @@ def test_a_failed_exchange_puts_the_old_folder_back(tmp_path: Path, monkeypatch)
         rename(source, destination)
 
     monkeypatch.setattr("os.rename", refuse)
-    with pytest.raises(MachineError, match="Input/output"), whole_folder(target) as folder:
+    with pytest.raises(MachineError, match="Input/output"), atomic_folder(target) as folder:
         (folder / "a").write_text("new")
         write_manifest(folder, {})
     assert (target / "a").read_text() == "old"

@@ -45,7 +45,7 @@ def test_an_encoder_in_half_precision_is_trained(
     optimizer.step()
     assert not torch.equal(before, module.net.encoder.transformer.get_input_embeddings().weight)
     # A checkpoint is loaded into an encoder that is built from the configuration alone.
-    assert build_transformer(module.config.encoder_config).dtype == torch.float32
+    assert build_transformer(module.encoder_config).dtype == torch.float32
 
 
 def test_a_causal_model_loads_in_single_precision(tmp_path: Path):

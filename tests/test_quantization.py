@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from assistants import quantization, runtime
 from assistants.export import export
-from assistants.quantization import by_row, convert, quantized
+from assistants.quantization import by_row, convert, quantize_graph
 from frames.errors import BundleError
 
 #: Utterances of many lengths, so that most of a batch is padding for some of them.
@@ -58,9 +58,9 @@ def test_row_does_not_depend_on_rows_beside_it(products: bytes, monkeypatch: pyt
     x = np.random.default_rng(1).normal(size=(3, 4, 48)).astype(np.float32)
     x[1] *= 100  # loud neighbours
     x[2, 3] = 0  # padding
-    ours = _session(quantized(products))
+    ours = _session(quantize_graph(products))
     monkeypatch.setattr(quantization, "by_row", lambda content: content)
-    dynamic = _session(quantized(products))
+    dynamic = _session(quantize_graph(products))
     (together,), (exact,) = ours.run(None, {"x": x}), _session(products).run(None, {"x": x})
     for row in range(3):
         alone = ours.run(None, {"x": x[row : row + 1]})[0][0]
@@ -75,7 +75,7 @@ def test_row_does_not_depend_on_rows_beside_it(products: bytes, monkeypatch: pyt
 def test_graphs_of_another_shape(products: bytes, monkeypatch: pytest.MonkeyPatch):
     assert by_row(products) == products  # nothing is quantized
     monkeypatch.setattr(quantization, "by_row", lambda content: content)
-    model = onnx.ModelProto.FromString(quantized(products))
+    model = onnx.ModelProto.FromString(quantize_graph(products))
     cast = next(node for node in model.graph.node if node.op_type == "Cast")
     cast.op_type = "Identity"
     extra = helper.make_node("Identity", [cast.input[0]], ["elsewhere"])

@@ -20,9 +20,8 @@ from scripts.cli import main
 from tests.raf import save_checkpoint, small_raf
 
 
-@pytest.mark.parametrize("paper", [{"filling": "together"}, {"encoders": "separate"}], ids=str)
-def test_export_refuses_what_a_bundle_cannot_hold(paper: dict, corpus: Path, tmp_path: Path):
-    module, _, _ = small_raf(tmp_path, corpus, paper, {})
+def test_export_refuses_what_a_bundle_cannot_hold(corpus: Path, tmp_path: Path):
+    module, _, _ = small_raf(tmp_path, corpus, {"filling": "cross_encoder"}, {})
     checkpoint = save_checkpoint(module, tmp_path / "raf.ckpt")
     assert load_module(checkpoint)[0].parser().parse(["wake me at 6"])[0][0].frame is not None
     with pytest.raises(UsageError, match="E432"):
@@ -30,15 +29,35 @@ def test_export_refuses_what_a_bundle_cannot_hold(paper: dict, corpus: Path, tmp
 
 
 def test_checkpoints_with_options_of_earlier_versions_load(corpus: Path, tmp_path: Path):
-    module, _, _ = small_raf(tmp_path, corpus, {}, {})
+    module, _, _ = small_raf(tmp_path, corpus, {"scenario_embeddings": True, "unseen_scale": 1.5}, {})
     checkpoint = save_checkpoint(
         module,
         tmp_path / "raf.ckpt",
-        model={"pooling": "mean", "fill_layers": 1},
-        decoding={"retrieval_weight": 1.0},
+        model={
+            "pooling": "mean",
+            "fill_layers": 1,
+            "encoders": "shared",
+            "spans": "joint",
+            "length_pooling": "mean_max",
+            "length_embedding": True,
+            "pointer_copy": "positions",
+            "encoder_dropout": 0.2,
+            "encoder_config": module.encoder_config,
+            "own_vectors": True,
+            "lift": 1.5,
+        },
+        decoding={"retrieval_weight": 1.0, "num_composed": 4},
         optimization={"fitted": "retrieval", "negatives": "mined", "hard_negatives": 2, "refresh": 250, "ranked": 4},
     )
+    saved = torch.load(checkpoint, weights_only=True)
+    for name in ("scenario_embeddings", "unseen_scale", "plain_length"):
+        del saved["framefill"]["model"][name]
+    del saved["framefill"]["encoder_config"]
+    saved["state_dict"]["model.own_vectors"] = saved["state_dict"].pop("model.scenario_embeddings")
+    torch.save(saved, checkpoint)
+    shutil.rmtree(tmp_path / "encoder")
     loaded, _ = load_module(checkpoint)
+    assert loaded.config.scenario_embeddings and loaded.net.unseen_scale == 1.5
     assert type(loaded) is RAFModule and loaded.optimization.bank_refresh_steps == 250
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), module.parameters(), strict=True))
     assert loaded.parser().parse(["wake me at 6"])[0][0].frame is not None
@@ -79,11 +98,11 @@ def test_bank_commands_add_and_remove_a_scenario(raf_bundle: Path, tmp_path: Pat
 
 def test_quantized_leaf_states_are_quantized_again_unchanged():
     leaves = np.random.default_rng(0).normal(size=(50, 16)) * np.linspace(0, 9, 50)[:, None]
-    kept = banks.quantized(leaves)
+    kept = banks.quantize_leaves(leaves)
     again = kept["leaves"] * kept["scales"]
     assert kept["leaves"].dtype == np.int8 and np.abs(again - leaves).max() <= kept["scales"].max() / 2 + 1e-6
-    assert (banks.quantized(again)["leaves"] == kept["leaves"]).all()
-    assert banks.quantized(np.zeros((0, 16)))["leaves"].shape == (0, 16)
+    assert (banks.quantize_leaves(again)["leaves"] == kept["leaves"]).all()
+    assert banks.quantize_leaves(np.zeros((0, 16)))["leaves"].shape == (0, 16)
 
 
 def test_full_disk_leaves_the_bank_unchanged(raf_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -43,7 +43,7 @@ def test_weigh_replaces_scores_that_a_module_does_not_give():
     assert scores.decoder.shape == (2, 5) and np.isnan(scores.decoder[1, 1:]).all()
 
 
-@pytest.mark.parametrize("wrong", [{"num_retrieved": 0}, {"index": "tree"}, {"compose_weight": 0.0}], ids=str)
+@pytest.mark.parametrize("wrong", [{"num_retrieved": 0}, {"index": "tree"}], ids=str)
 def test_decoding_options_out_of_range_are_refused(wrong: dict):
     with pytest.raises(ValueError):
         RAFDecodingConfig(**wrong)
@@ -142,7 +142,7 @@ def test_parse_ignores_margins_for_several_hypotheses(raf_checkpoint: Path, corp
 def test_parse_without_composition_stays_in_the_bank(raf_checkpoint: Path, corpus: Path):
     module, _ = load_module(raf_checkpoint)
     parser = module.parser()
-    parser.config.num_composed, parser.config.compose_weight = 0, 0.0
+    parser.config.compose_weight = 0.0
     examples = read_split(corpus, "eval")
     parsed = parser.parse([example.utterance for example in examples])
     for example, hypotheses in zip(examples, parsed, strict=True):

@@ -49,15 +49,15 @@ def test_endpoints_and_span_scores_are_those_of_the_targets():
     [
         ({}, {}),
         ({}, {"scenarios_encoded_per_step": 8}),
-        ({"spans": "endpoints"}, {"num_mined_negatives": 1, "num_ranking_negatives": 4}),
-        ({"filling": "together"}, {"num_ranking_negatives": 2}),
-        ({"encoders": "separate"}, {}),
-        ({"own_vectors": True}, {"num_mined_negatives": 1}),
+        ({}, {"num_mined_negatives": 1, "num_ranking_negatives": 4}),
+        ({"filling": "cross_encoder"}, {"num_ranking_negatives": 2}),
+        ({"scenario_embeddings": True}, {"num_mined_negatives": 1}),
     ],
     ids=str,
 )
 def test_losses_teach_retrieval_and_filling(model: dict, optimization: dict, corpus: Path, tmp_path: Path):
-    module, rows, batch = small_raf(tmp_path, corpus, model, {"compose_loss_weight": 0.0, **optimization})
+    module, rows, batch = small_raf(tmp_path, corpus, model, optimization)
+    module.decoding.compose_weight = 0.0
     optimizer = torch.optim.AdamW(module.parameters(), lr=5e-3)
     for step in range(STEPS):
         if step % 10 == 0:
@@ -66,20 +66,20 @@ def test_losses_teach_retrieval_and_filling(model: dict, optimization: dict, cor
         module.losses(batch)["loss"].backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
-    module.decoding.num_composed, module.decoding.compose_weight = 0, 0.0
     parsed = module.parser().parse([row.utterance for row in rows])
     assert np.mean([h[0].frame == row.frame.decoupled() for h, row in zip(parsed, rows, strict=True)]) > 0.8
 
 
-def test_losses_sum_up_and_compose_with_their_weight(corpus: Path, tmp_path: Path):
-    options = {"num_ranking_negatives": 2, "compose_loss_weight": 0.5}
-    module, _, batch = small_raf(tmp_path, corpus, {}, options)
+def test_losses_sum_up_and_compose_unless_decoding_does_not(corpus: Path, tmp_path: Path):
+    module, _, batch = small_raf(tmp_path, corpus, {}, {"num_ranking_negatives": 2})
     module.eval()
     losses = module.losses(batch)
     assert losses.keys() == {"loss", "retrieval", "fill", "ranking", "tokens", "length"}
     composed = module.frame_losses(batch, *module.model.encode(batch.pieces, batch.mask))["loss"]
-    wanted = losses["retrieval"] + losses["fill"] + losses["ranking"] + 0.5 * composed
+    wanted = losses["retrieval"] + losses["fill"] + losses["ranking"] + composed
     assert losses["loss"].item() == pytest.approx(wanted.item(), rel=1e-5)
+    module.decoding.compose_weight = 0.0
+    assert module.losses(batch).keys() == {"loss", "retrieval", "fill", "ranking"}
 
 
 def test_mined_negatives_are_the_nearest_scenarios_of_others(corpus: Path, tmp_path: Path):
@@ -141,7 +141,7 @@ def test_backend_fills_as_training_does(filling: str, corpus: Path, tmp_path: Pa
 
 
 def test_last_stage_trains_the_retrieval_head_alone(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    model = {"own_vectors": True, "query_hidden": 16, "encoder_dropout": 0.5}
+    model = {"scenario_embeddings": True, "query_hidden": 16, "dropout": 0.5}
     module, _, batch = small_raf(tmp_path, corpus, model, {}, RAFRetrievalModule)
     assert module.model is not None
     before = {name: value.clone() for name, value in module.model.state_dict().items()}
@@ -189,7 +189,7 @@ def test_last_stage_config_is_laid_over_that_of_the_joint_training(
 
 def test_rate_of_composition_differs_from_retrieval_and_encoder():
     rates = RAFOptimizationConfig(lr=3.0, compose_lr=2.0, encoder_lr=1.0)
-    module = RAFModule(RAFConfig(encoder_config={"num_hidden_layers": 2}), optimization=rates)
+    module = RAFModule(RAFConfig(), optimization=rates)
     names = ("query_head.weight", "length.out.weight", "encoder.transformer.encoder.layer.1.output.dense.weight")
     assert [module.rate(f"model.{name}") for name in names] == [3.0, 2.0, 1.0]
     assert module.rate("model.query_mlp.0.weight") == 3.0
@@ -199,7 +199,7 @@ def test_rate_of_composition_differs_from_retrieval_and_encoder():
 
 def test_build_needs_a_bank():
     ontology = Ontology.from_frames([Frame.parse("[IN:A ]")])
-    with pytest.raises(UsageError, match=r"E441.*data\.bank"):
+    with pytest.raises(UsageError, match=r"E441.*needs"):
         RAFModule().build(Assets(PieceTokenizer.train_sentencepiece(["a b"], 10), ontology, "span"))
 
 

@@ -95,7 +95,7 @@ def metadata_of(root: Path, model: dict[str, Any] | None = None, lr: float = 1e-
 
 def test_another_training_is_not_continued(rows: Path, tmp_path: Path):
     saved = metadata_of(rows)
-    check_same_training(saved, metadata_of(rows, report_split="eval"), ConvNARModule)
+    check_same_training(saved, metadata_of(rows), ConvNARModule)
     fewer, renamed = tmp_path / "fewer", changed(rows, tmp_path / "renamed", "IN:PLAY_MUSIC", "IN:PLAY_SONG")
     shutil.copytree(rows, fewer)
     write_file(fewer / "music_train.tsv", read_split(rows, "train")[:-3])
@@ -104,7 +104,8 @@ def test_another_training_is_not_continued(rows: Path, tmp_path: Path):
         (metadata_of(renamed), "training rows.*with IN:PLAY_MUSIC and without IN:PLAY_SONG"),
         (metadata_of(rows, vocabulary=60), r"data\.vocabulary 80, not 60.*tokenizer"),
         (metadata_of(rows, form="index"), r"data\.form 'span', not 'index'"),
-        (metadata_of(rows, seed=3), r"data\.seed 0, not 3"),
+        ({**saved, "data": {**saved["data"], "seed": 3}}, "seed 0, not 3"),
+        ({**saved, "decoding": {**saved["decoding"], "compose_weight": 1.0}}, "composing False, not True"),
         (metadata_of(rows, {"length_hidden": 24}), r"model\.length_hidden 16, not 24"),
         (metadata_of(rows, lr=2e-3), r"optimization\.lr 0\.001, not 0\.002"),
         ({**saved, "kind": "raf"}, "kind conv_nar, not raf"),
@@ -237,11 +238,13 @@ def test_an_eval_row_that_cannot_be_read_is_named_before_training(
     path.write_text(path.read_text() + f"music\t{utterance}\t[IN:PLAY_MUSIC {utterance}]\n")
     with pytest.raises(FramefillError, match=rf"(?s){code}.*music_eval\.tsv:{line}"):
         TOPv2DataModule(str(root), vocabulary=80, validation_rows=1).setup("fit")
-    # The rows that are reported on when the training is over are read before it as well.
-    os.rename(path, root / "music_test.tsv")
-    shutil.copy(rows / "music_eval.tsv", path)
-    with pytest.raises(FramefillError, match=rf"(?s)music_test\.tsv:{line}"):
-        TOPv2DataModule(str(root), vocabulary=80, report_split="test").setup("fit")
+    # With few rows, another split selects; the rows that are reported on are read before the training as well.
+    few = root / "low_resource_splits"
+    few.mkdir()
+    shutil.copy(rows / "music_train.tsv", few / "music_train_5spis.tsv")
+    shutil.copy(rows / "music_eval.tsv", few / "music_valid_5spis.tsv")
+    with pytest.raises(FramefillError, match=rf"(?s)music_eval\.tsv:{line}"):
+        TOPv2DataModule(str(root), vocabulary=80, spis=5).setup("fit")
 
 
 def test_contradictory_rows_are_counted_at_the_start(rows: Path, tmp_path: Path, train, capsys):
@@ -265,7 +268,7 @@ def test_contradictory_rows_are_counted_at_the_start(rows: Path, tmp_path: Path,
         (["--data.varied=0.2"], "varied is called augment_prob now"),
         (["--model.optimization.warmup=0.2"], "warmup is called lr_warmup now"),
         (["--data.form=text"], r"data\.form: expected one of 'index', 'span'"),
-        (["--model.model.length_pooling=max"], r"length_pooling: expected one of 'mean', 'mean_max'"),
+        (["--model.model.pointer_copy=words"], r"pointer_copy: expected one of 'positions', 'types'"),
         (["--data.fraction=1.5"], r"data\.fraction 1\.5"),
         (["--model.optimization.lr=fast"], r"model\.optimization\.lr: expected float"),
         (["--checkpoint_every=0"], "at least 1"),
@@ -278,9 +281,7 @@ def test_wrong_options_are_answered_in_a_line(words: list[str], said: str, train
     assert len(str(error.value).splitlines()) == 1 and len(str(error.value)) < 250
 
 
-@pytest.mark.parametrize(
-    "words, code", [(["--data.root=nowhere"], "E202"), (["--data.eval_split=nothing"], "E203"), ([], "E201")]
-)
+@pytest.mark.parametrize("words, code", [(["--data.root=nowhere"], "E202"), (["--data.spis=7"], "E203"), ([], "E201")])
 def test_remedies_name_the_options_of_the_command(words, code, config: str, rows: Path, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["framefill"])

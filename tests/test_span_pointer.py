@@ -16,7 +16,7 @@ from lightning_modules.datamodule import Assets
 from lightning_modules.nar import NAROptimizationConfig
 from lightning_modules.span_pointer import SpanPointerModule
 from parsers.nar import MASKED
-from parsers.pretrained import EncoderConfig, PretrainedEncoder, load_transformer
+from parsers.pretrained import PretrainedEncoder, load_transformer
 from parsers.span_pointer.model import SpanPointerConfig
 from tests.encoders import FAMILIES, save_encoder
 from tests.raf import save_checkpoint
@@ -49,7 +49,7 @@ def _module(encoder: Path, **optimization: float) -> SpanPointerModule:
 def test_states_are_those_of_the_pieces_whatever_the_padding(encoder: Path):
     tokenizer = PieceTokenizer.from_pretrained(str(encoder))
     transformer = load_transformer(str(encoder)).eval()
-    model = PretrainedEncoder(EncoderConfig(), transformer, tokenizer.prefix, tokenizer.suffix, 32).eval()
+    model = PretrainedEncoder(transformer, tokenizer.prefix, tokenizer.suffix, 32, 0.1, True).eval()
     short, long = (tokenizer(text).ids for text in ("wake me", "set an alarm for tomorrow at 6"))
     pieces = torch.tensor([[*short, *[tokenizer.pad_id] * (len(long) - len(short))], list(long)])
     mask = torch.arange(len(long))[None] < torch.tensor([[len(short)], [len(long)]])
@@ -149,6 +149,6 @@ def test_pieces_of_another_encoder_are_refused(tmp_path: Path):
 
 def test_loaded_weights_are_trained_with_dropout(tmp_path: Path):
     folder = save_encoder(tmp_path / "encoder", "bert", ["set an alarm"])
-    model = PretrainedEncoder(EncoderConfig(), load_transformer(str(folder)), (), (), 32)
+    model = PretrainedEncoder(load_transformer(str(folder)), (), (), 32, 0.1, True)
     pieces = torch.ones((4, 8), dtype=torch.long)
     assert not torch.equal(model(pieces, None), model(pieces, None))

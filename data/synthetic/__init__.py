@@ -14,7 +14,7 @@ from pathlib import Path
 from data.synthetic.grammar import FRAGMENTS, TEMPLATES
 from data.synthetic.lexicon import HELD_OUT, LEXICON
 from data.topv2.reader import Example, write_file
-from frames.folders import whole_folder, write_manifest
+from frames.folders import atomic_folder, write_manifest
 from frames.frame import Frame
 
 _CHOICE = re.compile(r"\(([^()]*)\)")
@@ -68,7 +68,7 @@ def write_corpus(
         MachineError: the disk is full or the folder cannot be written.
     """
     root = Path(root)
-    with whole_folder(root) as folder:
+    with atomic_folder(root) as folder:
         for split, examples in generate(seed, train, evaluation, test).items():
             for domain in TEMPLATES:
                 rows = [example for example in examples if example.domain == domain]

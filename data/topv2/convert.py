@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data.topv2.reader import Example, write_file
-from frames.folders import whole_folder, write_manifest
+from frames.folders import atomic_folder, write_manifest
 
 
 def write_corpus(out: Path | str, splits: Mapping[str, Sequence[Example]], about: Mapping[str, Any]) -> dict[str, int]:
@@ -26,7 +26,7 @@ def write_corpus(out: Path | str, splits: Mapping[str, Sequence[Example]], about
         UsageError: ``out`` holds anything that this program did not write.
         MachineError: the disk is full.
     """
-    with whole_folder(out) as staging:
+    with atomic_folder(out) as staging:
         for split, examples in splits.items():
             for domain in sorted({example.domain for example in examples}):
                 rows = [example for example in examples if example.domain == domain]

@@ -12,7 +12,7 @@ from pathlib import Path
 from data.topv2.verify import official_sums, verify
 from frames.errors import CorpusError, MachineError
 from frames.files import UNREADABLE_ZIP
-from frames.folders import check_replaceable, whole_folder, write_manifest
+from frames.folders import atomic_folder, check_replaceable, write_manifest
 
 #: The link that the authors give; it redirects to a zip archive.
 OFFICIAL_URL = "https://fb.me/TOPv2Dataset"
@@ -47,7 +47,7 @@ def download(
     try:
         archive = zipfile.ZipFile(io.BytesIO(part.read_bytes()))
         names = {member: _official_name(member) for member in archive.namelist()}
-        with whole_folder(root) as folder:
+        with atomic_folder(root) as folder:
             for member, name in names.items():
                 if name is not None:
                     target = folder / name

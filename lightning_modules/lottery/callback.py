@@ -104,5 +104,5 @@ class MagnitudePruning(Callback):
             if self.next_mask_file is not None:
                 datamodule = trainer.datamodule  # type: ignore[attr-defined]
                 parent = None if self.mask is None else self.mask.digest
-                made = {"parent": parent, "corpus": datamodule.checksum, "seed": datamodule.hparams["seed"]}
+                made = {"parent": parent, "corpus": datamodule.checksum, "seed": datamodule.seed}
                 write_mask(self.next_mask_file, self.next_mask, made)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from data.topv2.reader import Example, corpus_checksum, data_root, read_split
 from frames.ontology import Ontology
-from lightning_modules.datamodule import Assets, TOPv2DataModule, sample_rows
+from lightning_modules.datamodule import Assets, Needs, TOPv2DataModule, sample_rows
 from lightning_modules.evaluation import evaluate
 from lightning_modules.lottery.callback import MagnitudePruning
 from lightning_modules.lottery.compressed import write_ticket
@@ -107,15 +107,15 @@ class Experiment:
     def assets(self) -> Assets:
         """Pieces of a sample of every domain, and the labels of all training rows of the corpus."""
         if self._assets is None:
-            self._assets = shared_assets(self.root, self.data, self.study.rows)
+            self._assets = shared_assets(self.root, self.data, self.study.rows, self.module.needs)
         return self._assets
 
     def domain(self, name: str, split: str = "train") -> TOPv2DataModule:
         """Rows of a domain, or of several joined by ``+``, encoded once."""
         if (name, split) not in self._domains:
-            options = {**self.data, "domains": name.split(JOIN), "train_split": split}
+            options = {**self.data, "domains": name.split(JOIN)}
             data = TOPv2DataModule(self.root, validation_rows=self.study.eval_rows, **options)
-            data.setup_shared(self.assets, self.study.rows)
+            data.setup_shared(self.assets, self.study.rows, split)
             self._domains[name, split] = data
         return self._domains[name, split]
 
@@ -281,13 +281,14 @@ def _changed(options: Any) -> dict[str, Any]:
     return {name: value for name, value in asdict(options).items() if value != defaults[name]}
 
 
-def shared_assets(root: str, options: Mapping[str, Any], rows: int) -> Assets:
+def shared_assets(root: str, options: Mapping[str, Any], rows: int, needs: Needs) -> Assets:
     """Pieces and labels for trainings on any domain of a corpus.
 
     Args:
         root: corpus folder.
         options: of :class:`lightning_modules.datamodule.TOPv2DataModule`.
         rows: of every domain that pieces are trained on; labels are read from all training rows.
+        needs: of the parser.
     """
     data = TOPv2DataModule(root, **options)
     hparams: Any = data.hparams
@@ -296,7 +297,7 @@ def shared_assets(root: str, options: Mapping[str, Any], rows: int) -> Assets:
         by_domain.setdefault(example.domain, []).append(example)
     frames = [example.frame.decoupled() for examples in by_domain.values() for example in examples]
     sample = [example for examples in by_domain.values() for example in sample_rows(examples, rows)]
-    bank = ScenarioBank.from_frames(frames) if hparams.bank else None
+    bank = ScenarioBank.from_frames(frames) if needs.bank else None
     return Assets(data.make_tokenizer(sample), Ontology.from_frames(frames), hparams.form, bank)
 
 

@@ -54,7 +54,7 @@ def train_smaller(experiment: Experiment, domain: str, seed: int, start: Start, 
     key = {**experiment.key(domain, seed, None, Values(seed)), "structured": made}
     module = experiment.new_module(seed)
     if start != "dense":
-        dense, config = module, shrunk(module.config, kept)
+        dense, config = module, shrunk(module.sizes, kept)
         module = experiment.new_module(FRESH + seed, config)
         if start != "nothing":
             trained = train_smaller(experiment, domain, seed, "dense")

@@ -61,7 +61,7 @@ def shrunk(config: NARConfig, kept: float) -> NARConfig:
     """The configuration of a structured ticket.
 
     Args:
-        config: of the dense model.
+        config: of the dense model (:attr:`lightning_modules.parser_module.ParserModule.sizes`).
         kept: share of heads and channels that is kept.
 
     Raises:
@@ -71,15 +71,15 @@ def shrunk(config: NARConfig, kept: float) -> NARConfig:
     smaller: dict[str, Any] = {name: _share(name, getattr(config, name), kept) for name in (*heads, *sizes)}
     if not isinstance(config, SpanPointerConfig):
         return replace(config, **smaller)
-    if not config.encoder_config:
+    if isinstance(config.encoder, str):
         raise UsageError(
             "E567",
-            "the encoder's own configuration is not known yet, so it cannot be shrunk.",
-            remedy="Build the dense model first, or give model.encoder_config.",
+            f"the architecture of the encoder {config.encoder!r} is not known yet, so it cannot be shrunk.",
+            remedy="Build the dense model first, or give model.encoder an architecture.",
         )
     names = ("hidden_size", "num_attention_heads", "intermediate_size")
-    encoder = {name: _share(name, config.encoder_config[name], kept) for name in names}
-    return replace(config, **smaller, encoder_config={**config.encoder_config, **encoder})
+    encoder = {name: _share(name, config.encoder[name], kept) for name in names}
+    return replace(config, **smaller, encoder={**config.encoder, **encoder})
 
 
 def structured_ticket(dense: NARModel, small: NARModel, ranked_by: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -248,7 +248,7 @@ def _length(length: LengthModule, encoder: Axis, found: Dimensions) -> None:
     for place in range(len(length.gates)):
         _linear(f"length.gates.{place}", Dimension((hidden,)), Dimension((hidden, hidden)), found)
         found[f"length.convs.{place}.bias"] = (Dimension((hidden,)),)
-    pooled = Dimension((hidden,) * (2 if length.pooling == "mean_max" else 1))
+    pooled = Dimension((hidden,) * (2 if length.peaks else 1))
     found["length.out.weight"] = (None, pooled)
 
 

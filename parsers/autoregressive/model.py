@@ -41,7 +41,7 @@ class Autoregressive(PointerNetwork):
         transformer: the encoder.
         prefix: special ids before an utterance.
         suffix: special ids after it.
-        ontology: ontology tokens.
+        num_ontology_tokens: ontology tokens.
     """
 
     def __init__(
@@ -50,15 +50,15 @@ class Autoregressive(PointerNetwork):
         transformer: PreTrainedModel,
         prefix: Sequence[int],
         suffix: Sequence[int],
-        ontology: int,
+        num_ontology_tokens: int,
     ) -> None:
         c = config
         blocks = [
             TransformerBlock(c.width, c.decoder_heads, c.decoder_heads, c.decoder_feed_forward, c.dropout, causal=True)
             for _ in range(c.decoder_layers)
         ]
-        encoder = PretrainedEncoder(config, transformer, prefix, suffix, c.width)
-        super().__init__(config, encoder, blocks, ontology, reads_tokens=True)
+        encoder = PretrainedEncoder(transformer, prefix, suffix, c.width, c.dropout, c.train_embeddings)
+        super().__init__(config, encoder, blocks, num_ontology_tokens, reads_tokens=True)
 
     def next_token(self, memory: Tensor, pieces: Tensor, mask: Tensor | None, tokens: Tensor) -> Tensor:
         """Scores what follows.

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from parsers.encoders import LightConvBlock, LightConvEncoder
 from parsers.nar_model import NARConfig, NARModel
+from parsers.pointer import Copy
 
 
 @dataclass
@@ -25,6 +26,7 @@ class ConvNARConfig(NARConfig):
         decoder_self_heads: heads of self-attention in the decoder, 0 for none.
         decoder_cross_heads: heads of attention to the encoder.
         decoder_feed_forward: inner width of the decoder's feed-forward parts.
+        pointer_copy: ``positions`` (ours) or ``types`` (the paper), see :class:`parsers.pointer.PointerHead`.
     """
 
     encoder_kernels: list[int] = field(default_factory=lambda: [3, 7, 15, 21])
@@ -36,6 +38,7 @@ class ConvNARConfig(NARConfig):
     decoder_self_heads: int = 0
     decoder_cross_heads: int = 4
     decoder_feed_forward: int = 512
+    pointer_copy: Copy = "positions"
 
 
 class ConvNAR(NARModel):
@@ -44,11 +47,11 @@ class ConvNAR(NARModel):
     Args:
         config: sizes.
         vocabulary: pieces of the tokenizer.
-        ontology: ontology tokens.
+        num_ontology_tokens: ontology tokens.
         max_positions: longest utterance, in pieces.
     """
 
-    def __init__(self, config: ConvNARConfig, vocabulary: int, ontology: int, max_positions: int) -> None:
+    def __init__(self, config: ConvNARConfig, vocabulary: int, num_ontology_tokens: int, max_positions: int) -> None:
         c = config
         encoder = LightConvEncoder(
             vocabulary, c.width, c.encoder_kernels, c.encoder_conv_heads, c.encoder_self_heads,
@@ -61,4 +64,4 @@ class ConvNAR(NARModel):
             )
             for kernel in c.decoder_kernels
         ]  # fmt: skip
-        super().__init__(config, encoder, blocks, ontology)
+        super().__init__(config, encoder, blocks, num_ontology_tokens, copy=c.pointer_copy)

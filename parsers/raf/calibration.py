@@ -30,7 +30,7 @@ def calibrate(
     Args:
         candidates: of each row, as :meth:`parsers.raf.parser.RAFParser.candidates` gives them.
         exact: whether each is the gold frame.
-        config: all other options; a ``compose_weight`` of 0 stays 0, and a ``rescoring_weight`` of 1, with which the
+        config: all other options; a ``compose_weight`` of 0, with which nothing is composed, stays 0, and a ``rescoring_weight`` of 1, with which the
             decoder scores no candidate, stays 1.
 
     Returns:
@@ -52,7 +52,7 @@ def calibrate(
         RESCORING_WEIGHTS if mixed else (config.rescoring_weight,),
         FILL_WEIGHTS,
         COMPOSE_WEIGHTS if config.compose_weight else (0.0,),
-        OUT_OF_BANK_SCORES if config.num_composed else (config.out_of_bank_score,),
+        OUT_OF_BANK_SCORES if config.compose_weight else (config.out_of_bank_score,),
     )
     best, found = -1.0, config
     for rescoring_weight, fill_weight, compose_weight, out_of_bank_score in grid:

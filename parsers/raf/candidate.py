@@ -25,21 +25,19 @@ class RAFDecodingConfig(DecodingConfig):
         scenario_margin: scenarios whose log-probability is further than this behind the likeliest one's are not filled,
             and filled ones whose log-probability under the span pointer's decoder is further than this behind the best
             are dropped.
-        num_composed: frames that the span pointer adds, at most; 0 never leaves the bank, as in the paper. Frames further
-            than ``rescoring_margin`` behind the span pointer's best are left out.
         fill_weight: weight of the log-probability of a scenario's spans, relative to the scenario's own.
-        compose_weight: weight of the span pointer's log-probability of the whole frame; 0 leaves it out. With ``num_rescored``,
-            the rescorer scores candidates too, and alone at a ``rescoring_weight`` of 1, which is faster.
+        compose_weight: weight of the span pointer's log-probability of the whole frame. 0 leaves the span pointer out, as in the
+            paper: no frame outside of the bank is composed. With ``num_rescored``, the rescorer scores candidates too, and
+            alone at a ``rescoring_weight`` of 1, which is faster.
         out_of_bank_score: score of a composed frame outside of the bank in place of the scores of retrieval and filling.
 
     Raises:
-        ValueError: a value is out of range, or ``num_composed`` without ``compose_weight``.
+        ValueError: a value is out of range.
     """
 
     index: IndexKind = "flat"
     num_retrieved: int = 8
     scenario_margin: float = 6.0
-    num_composed: int = 4
     fill_weight: float = 1.0
     compose_weight: float = 1.0
     out_of_bank_score: float = -4.0
@@ -48,12 +46,8 @@ class RAFDecodingConfig(DecodingConfig):
         super().__post_init__()
         # Bundles' manifests and `--decoding` give plain text, which no type checker has seen.
         check_kind(self.index)
-        if self.num_retrieved < 1 or self.num_composed < 0:
-            raise ValueError(
-                f"num_retrieved {self.num_retrieved} must be at least 1, num_composed {self.num_composed} at least 0"
-            )
-        if self.num_composed and not self.compose_weight:
-            raise ValueError("composed frames are scored by the span pointer: give compose_weight, or num_composed: 0")
+        if self.num_retrieved < 1:
+            raise ValueError(f"num_retrieved {self.num_retrieved} must be at least 1")
 
 
 @dataclass

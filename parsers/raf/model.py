@@ -36,11 +36,11 @@ MAX_TOKENS_PER_GROUP = 2048
 LEAF_WIDTH = 128
 #: Name prefixes of the parameters that only RAF has, not its span pointer.
 RAF_PREFIXES = (
-    "query_head.", "query_mlp.", "key_head.", "own_vectors", "sharpness", "leaf_head.", "leaf_entry.", "fill_blocks.",
+    "query_head.", "query_mlp.", "key_head.", "scenario_embeddings", "sharpness", "leaf_head.", "leaf_entry.", "fill_blocks.",
     "spans.", "scenario_encoder.",
 )  # fmt: skip
 #: Name prefixes of the parameters that only retrieval depends on, without those that encode glosses.
-RETRIEVAL_PREFIXES = ("query_head.", "query_mlp.", "own_vectors", "sharpness")
+RETRIEVAL_PREFIXES = ("query_head.", "query_mlp.", "scenario_embeddings", "sharpness")
 
 
 @dataclass
@@ -53,25 +53,22 @@ class RAFConfig(SpanPointerConfig):
         query_hidden: width of a hidden layer beside the linear map from an utterance's pooled states to its vector (ours);
             0 for none. The modules that compose frames have layers of their own over the encoder's states; without it,
             retrieval has none.
-        own_vectors: whether each scenario of a training row has a learned vector of its own, added to that of its gloss
-            (ours): glosses alone hardly tell apart scenarios that differ in one slot.
-        lift: factor of the vectors of scenarios that have none of their own where others do, because no training row
-            has them or they were added later; with glosses alone these scenarios would look too unlikely.
-        filling: ``table`` keeps the states of each scenario's leaves in a table and decodes spans from them (ours);
-            ``together`` encodes utterance and scenario in one sequence, for every candidate (the paper).
-        encoders: ``shared``, or ``separate`` ones for utterances and for retrieved scenarios (the paper).
-        spans: ``joint`` scores first and last piece of a leaf together (ours), ``endpoints`` each by itself (the
-            paper's span pointers).
+        scenario_embeddings: whether each scenario of a training row has a learned vector of its own, added to that of its
+            gloss (ours): glosses alone hardly tell apart scenarios that differ in one slot.
+        unseen_scale: factor of the vectors of scenarios without a learned one where others have one, because no training
+            row has them or they were added later; with glosses alone these scenarios would look too unlikely.
+        filling: ``table`` (ours) keeps the states of each scenario's leaves, by the encoder of utterances, in a table and
+            decodes spans from them, first and last piece together. ``cross_encoder`` (the paper) encodes utterance and
+            scenario in one sequence, for every candidate, scores first and last piece each by itself, and has a second
+            encoder for the scenarios that are retrieved.
     """
 
     gloss: GlossStyle = "intrinsic"
     retrieval_width: int = 128
     query_hidden: int = 0
-    own_vectors: bool = False
-    lift: float = 1.03
-    filling: Literal["table", "together"] = "table"
-    encoders: Literal["shared", "separate"] = "shared"
-    spans: Literal["joint", "endpoints"] = "joint"
+    scenario_embeddings: bool = False
+    unseen_scale: float = 1.03
+    filling: Literal["table", "cross_encoder"] = "table"
 
 
 class SpanHead(nn.Module):
@@ -129,9 +126,9 @@ class RAF(SpanPointer):
         transformer: the encoder.
         prefix: special ids before an utterance.
         suffix: special ids after it.
-        ontology: ontology tokens.
-        scenario_transformer: the encoder of scenarios, where they have one of their own.
-        scenarios: the first so many scenarios of the bank have vectors of their own.
+        num_ontology_tokens: ontology tokens.
+        scenario_transformer: the encoder of retrieved scenarios; only with ``filling: cross_encoder``.
+        scenarios: the first so many scenarios of the bank have learned vectors.
     """
 
     def __init__(
@@ -140,16 +137,16 @@ class RAF(SpanPointer):
         transformer: PreTrainedModel,
         prefix: Sequence[int],
         suffix: Sequence[int],
-        ontology: int,
+        num_ontology_tokens: int,
         scenario_transformer: PreTrainedModel | None = None,
         scenarios: int = 0,
     ) -> None:
-        super().__init__(config, transformer, prefix, suffix, ontology)
+        super().__init__(config, transformer, prefix, suffix, num_ontology_tokens)
         c = config
         self.scenario_encoder = (
             None
             if scenario_transformer is None
-            else PretrainedEncoder(config, scenario_transformer, prefix, suffix, c.width)
+            else PretrainedEncoder(scenario_transformer, prefix, suffix, c.width, c.dropout, c.train_embeddings)
         )
         self.query_head = nn.Linear(c.width, c.retrieval_width)
         self.query_mlp = (
@@ -163,34 +160,32 @@ class RAF(SpanPointer):
             else None
         )
         self.key_head = nn.Linear(c.width, c.retrieval_width)
-        self.own_vectors = nn.Parameter(torch.zeros(scenarios, c.retrieval_width)) if c.own_vectors else None
-        self.lift = c.lift if c.own_vectors else 1.0
+        embedded = c.scenario_embeddings
+        self.scenario_embeddings = nn.Parameter(torch.zeros(scenarios, c.retrieval_width)) if embedded else None
+        self.unseen_scale = c.unseen_scale if embedded else 1.0
         self.sharpness = nn.Parameter(torch.tensor(math.log(20.0)))
-        self.fills_together = c.filling == "together"
+        self.uses_cross_encoder = c.filling == "cross_encoder"
         # Without a table, there are no leaf states to keep.
-        self.leaf_width = 0 if self.fills_together else LEAF_WIDTH
+        self.leaf_width = 0 if self.uses_cross_encoder else LEAF_WIDTH
         self.leaf_head = nn.Linear(c.width, LEAF_WIDTH) if self.leaf_width else None
         self.leaf_entry = nn.Linear(LEAF_WIDTH, c.width) if self.leaf_width else None
         self.fill_blocks = nn.ModuleList(
             TransformerBlock(c.width, c.decoder_heads, c.decoder_heads, c.decoder_feed_forward, c.dropout)
             for _ in range(1 if self.leaf_width else 0)
         )
-        self.spans = SpanHead(c.width, c.spans == "joint")
+        self.spans = SpanHead(c.width, not self.uses_cross_encoder)
 
     def load_extending_ontology(self, parameters: Mapping[str, Tensor], old: Sequence[str], new: Sequence[str]) -> None:
         """See :meth:`parsers.pointer_network.PointerNetwork.load_extending_ontology`; a span pointer's parameters do as well."""
         own = {name: value for name, value in self.state_dict().items() if name.startswith(RAF_PREFIXES)}
         loaded = {**own, **parameters}
-        if self.own_vectors is not None and len(loaded["own_vectors"]) < len(self.own_vectors):
+        if self.scenario_embeddings is not None and len(loaded["scenario_embeddings"]) < len(self.scenario_embeddings):
             # A bank merged into another one's has the other's scenarios first.
-            known = loaded["own_vectors"]
-            loaded["own_vectors"] = torch.cat((known.to(self.own_vectors), self.own_vectors.detach()[len(known) :]))
+            known = loaded["scenario_embeddings"]
+            loaded["scenario_embeddings"] = torch.cat(
+                (known.to(self.scenario_embeddings), self.scenario_embeddings.detach()[len(known) :])
+            )
         super().load_extending_ontology(loaded, old, new)
-
-    @property
-    def bankable(self) -> bool:
-        """Whether the encoder of utterances alone gives all states of a scenario, independent of the utterance."""
-        return not self.fills_together and self.scenario_encoder is None
 
     @property
     def scale(self) -> Tensor:
@@ -210,22 +205,22 @@ class RAF(SpanPointer):
 
         Args:
             glosses: unit vectors of their glosses ``[N, retrieval_width]`` in the order of the bank; scenarios without a
-                vector of their own come last.
+                learned vector come last.
 
         Returns:
-            Vectors ``[N, retrieval_width]``; of unit length, or of length ``lift`` for scenarios without a vector of their
-            own where others have one.
+            Vectors ``[N, retrieval_width]``; of unit length, or of length ``unseen_scale`` for scenarios without
+            a learned vector where others have one.
         """
-        if self.own_vectors is None:
+        if self.scenario_embeddings is None:
             return glosses
-        known = len(self.own_vectors)
-        named = F.normalize(glosses[:known] + self.own_vectors, dim=-1)
-        return named if len(glosses) == known else torch.cat((named, glosses[known:] * self.lift))
+        known = len(self.scenario_embeddings)
+        named = F.normalize(glosses[:known] + self.scenario_embeddings, dim=-1)
+        return named if len(glosses) == known else torch.cat((named, glosses[known:] * self.unseen_scale))
 
     def project_new_scenarios(self, states: Tensor, mask: Tensor, leaves: Tensor) -> tuple[Tensor, Tensor]:
-        """As :meth:`project_scenarios`, for scenarios added after training; the vectors are of length ``lift``."""
+        """As :meth:`project_scenarios`, for scenarios added after training; the vectors are of length ``unseen_scale``."""
         glosses, leaf_states = self.project_scenarios(states, mask, leaves)
-        return glosses * self.lift, leaf_states
+        return glosses * self.unseen_scale, leaf_states
 
     def encode_scenarios(self, pieces: Tensor, mask: Tensor, leaves: Tensor) -> tuple[Tensor, Tensor]:
         """Encodes scenarios by their glosses.
@@ -269,11 +264,11 @@ class RAF(SpanPointer):
         Returns:
             Log-probabilities of first and last piece ``[B, L, S, S]``, and the mask of the leaves ``[B, L]``.
         """
-        if self.fills_together:
+        if self.uses_cross_encoder:
             gloss, gloss_mask, leaves, leaf_mask = (
                 torch.from_numpy(array).to(pieces.device) for array in glosses.batch(scenario_ids)
             )
-            return self.fill_together(pieces, mask, gloss, gloss_mask, leaves), leaf_mask
+            return self.fill_cross_encoded(pieces, mask, gloss, gloss_mask, leaves), leaf_mask
         leaves, leaf_mask = leaf_states(scenario_ids)
         return self.fill(memory, mask, leaves, leaf_mask), leaf_mask
 
@@ -296,7 +291,7 @@ class RAF(SpanPointer):
             x = block(x, layout, memory, memory_layout)
         return self.spans(x, memory, mask)
 
-    def fill_together(
+    def fill_cross_encoded(
         self, pieces: Tensor, mask: Tensor | None, gloss: Tensor, gloss_mask: Tensor, leaves: Tensor
     ) -> Tensor:
         """As :meth:`fill`, with the encoder over one sequence of utterance, special ids and scenario.

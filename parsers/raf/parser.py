@@ -51,6 +51,8 @@ class RAFBackend(Backend, Protocol):
         ...
 
 
+#: Frames that the span pointer composes for an utterance, at most.
+NUM_COMPOSED = 4
 #: Log-probability of scenarios by their ids, for one utterance.
 Retrieved = dict[int, float]
 
@@ -200,10 +202,10 @@ class RAFParser(NonAutoregressiveParser):
         self, encoded: Encoded, margin: float
     ) -> tuple[list[list[Candidate]], list[dict[int, LengthCandidate]]]:
         """The span pointer's frames within the margin, best first, and the lengths that it has scored, of each row."""
-        if not self.config.num_composed:
+        if not self.config.compose_weight:
             return [[] for _ in encoded.sources], [{} for _ in encoded.sources]
         length_beam, prior = self._lengths(encoded)
-        decoded, scored = self._search(encoded, length_beam, prior, self.config.num_composed, margin)
+        decoded, scored = self._search(encoded, length_beam, prior, NUM_COMPOSED, margin)
         frames = [
             [
                 Candidate(tokens, "composed", template(tokens), decoder_score=d.score)

@@ -40,7 +40,7 @@ class SpanPointer(NARModel):
         transformer: the encoder.
         prefix: special ids before an utterance.
         suffix: special ids after it.
-        ontology: ontology tokens.
+        num_ontology_tokens: ontology tokens.
     """
 
     def __init__(
@@ -49,10 +49,10 @@ class SpanPointer(NARModel):
         transformer: PreTrainedModel,
         prefix: Sequence[int],
         suffix: Sequence[int],
-        ontology: int,
+        num_ontology_tokens: int,
     ) -> None:
         c = config
-        encoder = PretrainedEncoder(config, transformer, prefix, suffix, c.width)
+        encoder = PretrainedEncoder(transformer, prefix, suffix, c.width, c.dropout, c.train_embeddings)
         blocks = [
             TransformerBlock(c.width, c.decoder_heads, c.decoder_heads, c.decoder_feed_forward, c.dropout)
             for _ in range(c.decoder_layers)
@@ -61,4 +61,4 @@ class SpanPointer(NARModel):
             TransformerBlock(c.width, c.decoder_heads, c.decoder_heads, c.decoder_feed_forward, c.dropout, causal=True)
             for _ in range(c.rescoring_layers)
         ]
-        super().__init__(config, encoder, blocks, ontology, causal)
+        super().__init__(config, encoder, blocks, num_ontology_tokens, causal)

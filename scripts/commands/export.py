@@ -27,14 +27,14 @@ def add_arguments(commands: Any) -> None:
 
 def run(options: Any) -> None:
     """Writes the bundle and prints its size."""
-    from assistants.export import export, size
+    from assistants.export import bundle_size, export
 
     metrics = None if options.metrics is None else _figures(options.metrics)
     decoding = common.decoding_options(options.decoding)
     out = export(
         options.checkpoint, options.out, options.precision, metrics, decoding=decoding, overwrite=options.overwrite
     )
-    print(f"{out} ({size(out) / 1e6:.1f} MB)")
+    print(f"{out} ({bundle_size(out) / 1e6:.1f} MB)")
 
 
 def _figures(path: Path) -> dict[str, Any]:

@@ -1,0 +1,47 @@
+"""How many options a user meets, and that configs name options that exist."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lightning_modules.datamodule import TOPv2DataModule
+from lightning_modules.kinds import KINDS, module_class
+from lightning_modules.raf import RAFModule
+from parsers.aliases import options_of
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+#: Groups of options of a parser's module, and its attributes that hold their classes.
+GROUPS = {"model": "config_class", "decoding": "decoding_class", "optimization": "optimization_class"}
+
+
+def test_raf_and_its_data_have_fewer_than_sixty_options():
+    classes = [*(getattr(RAFModule, attribute) for attribute in GROUPS.values()), TOPv2DataModule]
+    by_class = {chosen.__name__: options_of(chosen) for chosen in classes}
+    assert {name: len(options) for name, options in by_class.items()} == {
+        "RAFConfig": 20, "RAFDecodingConfig": 11, "RAFOptimizationConfig": 14, "TOPv2DataModule": 14
+    }  # fmt: skip
+    assert sum(map(len, by_class.values())) < 60
+
+
+def modules(config: dict[str, Any]) -> list[Any]:
+    """The module that a config names; those of all kinds for one that is laid over another."""
+    path = config.get("model", {}).get("class_path")
+    if path is None:
+        return [module_class(kind) for kind in KINDS]
+    where, _, name = path.rpartition(".")
+    return [getattr(import_module(where), name)]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_configs_name_options_that_exist(path: Path):
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert config.get("data", {}).keys() <= set(options_of(TOPv2DataModule))
+    groups = config.get("model", {}).get("init_args", {})
+    assert groups.keys() <= GROUPS.keys()
+    for group, given in groups.items():
+        known = {name for module in modules(config) for name in options_of(getattr(module, GROUPS[group]))}
+        assert given.keys() <= known, f"{group} has no {sorted(given.keys() - known)}"
