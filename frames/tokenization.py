@@ -211,7 +211,7 @@ class PieceTokenizer:
                     minloglevel=2,
                 )
             except (RuntimeError, ValueError) as error:
-                reason = re.sub(r"^.*\] ", "", str(error).strip())
+                reason = re.sub(r"^.*\] |\. Increase .*$|\.$", "", str(error).strip())
                 raise UsageError(
                     "E458",
                     f"a vocabulary of {vocab_size} pieces cannot be trained on these utterances ({reason}).",

@@ -19,7 +19,7 @@ from jsonargparse import Namespace, get_loader, set_loader
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
-from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from frames.errors import FramefillError, UsageError
 from frames.folders import run_folder
@@ -28,6 +28,7 @@ from frames.yaml_files import check_yaml, parse_yaml
 from lightning_modules.callbacks import LastCheckpoint, RandomState, StartMessage
 from lightning_modules.checkpoints import load_module
 from lightning_modules.datamodule import TOPv2DataModule
+from lightning_modules.ending import ended_by_signals
 from lightning_modules.evaluation import environment, evaluate, write_record
 from lightning_modules.reasons import option_reason
 from lightning_modules.saved import read_checkpoint
@@ -62,8 +63,6 @@ MINIMA = {
 }
 #: How jsonargparse reads values unless it is given another way.
 YAML = get_loader("yaml")
-#: Exit status of a process that a SIGTERM ended, by the shell's convention (128 + 15).
-TERMINATED = 143
 
 
 class SaveConfig(SaveConfigCallback):
@@ -320,6 +319,7 @@ def fit(arguments: list[str]) -> None:
     Raises:
         FramefillError: options, rows or a checkpoint are wrong.
         SystemExit: the process was asked to end (SIGTERM); its status is 143, and ``last.ckpt`` was written.
+        KeyboardInterrupt: the user ended it.
     """
     if not arguments:
         raise UsageError(
@@ -334,12 +334,10 @@ def fit(arguments: list[str]) -> None:
     sys.argv = [sys.argv[0], "fit", *arguments]
     _quiet()
     try:
-        FrameFillCLI()
+        with ended_by_signals("continue with --resume true"):
+            FrameFillCLI()
     except FramefillError as error:
         raise error.naming(OPTIONS) from error
-    except SIGTERMException:
-        print("framefill: ended by SIGTERM; continue with --resume true", file=sys.stderr)
-        sys.exit(TERMINATED)
 
 
 def _quiet() -> None:

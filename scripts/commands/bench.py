@@ -10,6 +10,9 @@ from frames.errors import UsageError
 from lightning_modules.lottery.strategies import STRATEGIES
 from scripts.commands import common
 
+#: What becomes of trainings that are done when an experiment ends early.
+_KEPT = "trainings that are done are kept for the next call"
+
 
 def add_arguments(commands: Any) -> None:
     """Registers the group and its experiments."""
@@ -126,6 +129,7 @@ def run_lottery(options: Any) -> None:
     common.at_least(1, jobs=options.jobs, spis=options.spis)
     common.at_least(0, seeds=min(options.seeds))
     from data.topv2.reader import data_root
+    from lightning_modules.ending import ended_by_signals
     from lightning_modules.lottery.study import Plan
     from scripts.lottery import lottery
     from scripts.lottery_figures import table
@@ -144,7 +148,8 @@ def run_lottery(options: Any) -> None:
     part = "" if options.spis is None else plan.split
     out = options.out or Path("results") / name_of(options.config) / part
     _check_results(out, "study.json")
-    folder = lottery(plan, options.jobs, out)
+    with ended_by_signals(_KEPT):
+        folder = lottery(plan, options.jobs, out)
     table(folder)
     print(f"figures: {folder / 'summary.json'}\nplots: {folder}/*.png")
 
@@ -156,6 +161,7 @@ def run_structured(options: Any) -> None:
     if wrong := [kept for kept in options.kept if not 0 < kept <= 1]:
         raise UsageError("E492", f"--kept {wrong[0]} is no share.", remedy="Give numbers above 0, at most 1.")
     from data.topv2.reader import data_root
+    from lightning_modules.ending import ended_by_signals
     from lightning_modules.lottery.study import experiment_of
     from scripts.structured import structured
     from scripts.trainings import name_of
@@ -163,7 +169,9 @@ def run_structured(options: Any) -> None:
     out = options.out or Path("results") / name_of(options.config)
     _check_results(out, "structured.json")
     experiment = experiment_of(str(options.config), str(data_root(options.data_root)), str(options.stages))
-    print(f"rows: {structured(experiment, options.domain, options.kept, options.seeds, out)}")
+    with ended_by_signals(_KEPT):
+        path = structured(experiment, options.domain, options.kept, options.seeds, out)
+    print(f"rows: {path}")
 
 
 def _check_results(folder: Path, record: str) -> None:
