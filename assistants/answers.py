@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from assistants.onnx_backend import BundleParser
+from frames.errors import UsageError
 from parsers.interface import Hypothesis
 
 
@@ -46,4 +47,32 @@ def answer(parser: BundleParser, texts: Sequence[str], n_best: int = 1, threshol
     return [
         Answer(text, hypotheses, hypotheses[0].probability is not None and hypotheses[0].probability < least)
         for text, hypotheses in zip(texts, parser.parse(texts, n_best), strict=True)
+    ]
+
+
+def answer_each(
+    parser: BundleParser, texts: Sequence[str], n_best: int = 1, threshold: float | None = None
+) -> list[Answer | UsageError]:
+    """As :func:`answer`, with the error of each utterance that cannot be parsed in its place.
+
+    What is wrong with an utterance shows while a batch is parsed, at a place that depends on the parser. A batch with bad
+    ones is halved until each of them is alone, so that the others are still parsed together.
+
+    Args:
+        parser: see :func:`answer`.
+        texts: utterances; anything else is an error in its place.
+        n_best: see :func:`answer`.
+        threshold: see :func:`answer`.
+    """
+    if not texts:
+        return []
+    try:
+        return list(answer(parser, texts, n_best, threshold))
+    except UsageError as error:
+        if len(texts) == 1:
+            return [error]
+    half = len(texts) // 2
+    return [
+        *answer_each(parser, texts[:half], n_best, threshold),
+        *answer_each(parser, texts[half:], n_best, threshold),
     ]

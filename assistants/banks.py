@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load, save
 
-from assistants.bundle import Bundle, changeable, rewritten
+from assistants.bundle import Bundle, changeable, made_by_anyone, rewritten
 from assistants.rounding import rounded
 from frames.errors import BundleError
 from frames.files import write_bytes
@@ -37,10 +37,11 @@ def read(bundle: Bundle) -> ScenarioTable:
             where=str(bundle.path),
             remedy="Export a raf checkpoint.",
         )
-    bank = ScenarioBank.from_dict(json.loads(bundle.read(SCENARIOS)), str(bundle.path))
-    index = ScenarioIndex.from_bytes(bundle.read(INDEX), made, bank.digest, str(bundle.path))
-    states = load(bundle.read(LEAVES))
-    table = ScenarioTable(bank, index, made["scale"], states["leaves"] * states["scales"])
+    with made_by_anyone(bundle.path):
+        bank = ScenarioBank.from_dict(json.loads(bundle.read(SCENARIOS)), str(bundle.path))
+        index = ScenarioIndex.from_bytes(bundle.read(INDEX), made, bank.digest, str(bundle.path))
+        states = load(bundle.read(LEAVES))
+        table = ScenarioTable(bank, index, made["scale"], states["leaves"] * states["scales"])
     if (len(index), len(table.leaves)) != (len(bank), table.leaf_rows.total):
         raise BundleError(
             "E395",

@@ -135,6 +135,14 @@ def _job(source: Path, out: Path, given: Table, bundle: Path, precision: str | N
             where=str(source),
             remedy="Name the column of the utterances with --column.",
         )
+    if len({*names}) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UsageError(
+            "E555",
+            f"the table has two columns {twice!r}, of which one would be lost.",
+            where=str(source),
+            remedy="Rename one of them.",
+        )
     if taken := [name for name in names if name in COLUMNS]:
         raise UsageError(
             "E552", f"the table has a column {taken[0]!r} already.", where=str(source), remedy="Rename that column."

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from assistants.untrusted import MAX_BYTES, MAX_MANIFEST, check_archive, check_names, check_size, check_tensors
-from frames.errors import BundleError, UsageError
+from frames.errors import BundleError, FramefillError, UsageError
 from frames.files import UNREADABLE_ZIP, write_bytes, write_json
 from frames.folders import MANIFEST, atomic_folder, write_manifest
 from frames.locks import locked
@@ -122,6 +122,24 @@ class Bundle:
                 where=str(self.path / name),
                 remedy="Copy or export the bundle again.",
             ) from error
+
+
+@contextmanager
+def made_by_anyone(path: Path | str) -> Iterator[None]:
+    """Turns whatever the block raises on a bundle's content into an error of the bundle.
+
+    Raises:
+        BundleError: the content is not what a parser needs.
+    """
+    try:
+        yield
+    except FramefillError:
+        raise
+    except Exception as error:  # a manifest or graph that its writer made up fails in ways that no list foresees
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise BundleError(
+            "E394", f"a file is not what a parser needs ({reason}).", where=str(path), remedy="Export the bundle again."
+        ) from error
 
 
 def changeable(path: Path | str) -> Bundle:

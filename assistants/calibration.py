@@ -18,6 +18,7 @@ from data.out_of_scope import OutOfScope
 from data.topv2.reader import Example
 from frames.errors import UsageError
 from frames.files import write_bytes
+from frames.folders import check_replaceable
 from frames.frame import Frame
 from frames.locks import locked
 from frames.nodes import Slot, walk
@@ -146,10 +147,12 @@ def calibrate_bundle(
 
     Raises:
         BundleError: the bundle cannot be read, or is a zip.
-        UsageError: there are too few rows, or the parser is of a kind without probabilities.
+        UsageError: there are too few rows, the parser is of a kind without probabilities, or the folder holds anything
+            that is not the bundle's.
         MachineError: the disk is full; the bundle is left as it was.
     """
     bundle = changeable(path)
+    check_replaceable(path)
     parser = runtime.load(path)
     if not isinstance(parser, NARBundleParser):
         raise UsageError(

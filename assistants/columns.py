@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from assistants.answers import Answer, answer
+from assistants.answers import Answer, answer_each
 from assistants.onnx_backend import BundleParser
 from frames.errors import UsageError
 
@@ -33,21 +33,8 @@ def columns(parser: BundleParser, utterances: Sequence[Any]) -> dict[str, list[A
     Returns:
         The columns of :data:`COLUMNS`, each as long as ``utterances``; null where there is nothing to tell.
     """
-    rows = [_row(found) for found in _answers(parser, list(utterances))]
+    rows = [_row(found) for found in answer_each(parser, list(utterances))]
     return {name: [row.get(name) for row in rows] for name in COLUMNS}
-
-
-def _answers(parser: BundleParser, utterances: list[Any]) -> list[Answer | UsageError]:
-    """An answer or error for each; a batch with a bad utterance is halved until that one is alone."""
-    if not utterances:
-        return []
-    try:
-        return list(answer(parser, utterances))
-    except UsageError as error:
-        if len(utterances) == 1:
-            return [error]
-    half = len(utterances) // 2
-    return [*_answers(parser, utterances[:half]), *_answers(parser, utterances[half:])]
 
 
 def _row(found: Answer | UsageError) -> dict[str, Any]:

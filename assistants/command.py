@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import io
 import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from frames.errors import FramefillError, MachineError, UsageError
 
@@ -23,6 +24,30 @@ DETAILS = (
 )
 
 
+class CommandParser(argparse.ArgumentParser):
+    """Says in a line what is wrong with a command line, in place of all its options."""
+
+    def error(self, message: str) -> NoReturn:
+        """Called by argparse.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError("E456", f"{message}.", where=self.prog, remedy=f"`{self.prog} --help` tells what to give it.")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:  # type: ignore[override]
+        """As of argparse, which asks the parser of a subcommand; a word that is no option of it is an error.
+
+        Raises:
+            UsageError: see above.
+        """
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            close = difflib.get_close_matches(unknown[0].partition("=")[0], list(self._option_string_actions), 1)
+            self.error(f"{unknown[0]!r} is not known" + (f", did you mean {close[0]}?" if close else ""))
+        return options, unknown
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the utterances, and the options of what is printed for them."""
     parser.add_argument("utterances", nargs="*", metavar="UTTERANCE", help="without any, standard input is read")
@@ -31,6 +56,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     shape.add_argument("--json", action="store_true", help="one JSON object a line")
     shape.add_argument("--tree", action="store_true", help="indented trees")
 
+
+#: Byte order marks of UTF-16, as they stand in a text that was read as UTF-8.
+_UTF16 = ("\udcff\udcfe", "\udcfe\udcff")
 
 #: Of the options, the utterance's number, the rank, the utterance and a hypothesis, what is printed.
 Shape = Callable[[Any, int, int, str, "Hypothesis"], str]
@@ -104,7 +132,7 @@ def main(name: str, load: Callable[[], Parser], arguments: Sequence[str] | None 
     Returns:
         See :func:`guarded`.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=name,
         description=f"Parses utterances (arguments, or standard input, one a line). {DETAILS}",
         epilog=f'Example: {name} "wake me at 6" --tree',
@@ -144,10 +172,15 @@ def _lines() -> Iterator[str]:
     """Lines of standard input, without a byte order mark and carriage returns at their ends.
 
     Bytes that are no text stay in them, to be refused like any other bad utterance.
+
+    Raises:
+        UsageError: the text is in UTF-16, as some shells of Windows write it, where every other byte would be parsed.
     """
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape", newline="\n")
     for number, line in enumerate(sys.stdin):
+        if number == 0 and line.startswith(_UTF16):
+            raise UsageError("E457", "the text is in UTF-16.", where="standard input", remedy="Write it in UTF-8.")
         yield (line.removeprefix("\ufeff") if number == 0 else line).rstrip("\r\n")
 
 

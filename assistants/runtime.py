@@ -12,9 +12,9 @@ import json
 import os
 from pathlib import Path
 
-from assistants.bundle import Bundle
+from assistants.bundle import Bundle, made_by_anyone
 from assistants.onnx_backend import PRECISIONS, BundleParser, NARBundleParser, OnnxBackend
-from frames.errors import BundleError, FramefillError
+from frames.errors import BundleError
 from frames.ontology import Ontology
 from frames.tokenization import PieceTokenizer
 from parsers.aliases import known_options
@@ -33,15 +33,8 @@ def load(path: Path | str, precision: str | None = None, threads: int = 1) -> Bu
     Raises:
         BundleError: the bundle is missing, corrupted, of another format, or lacks that precision.
     """
-    try:
+    with made_by_anyone(path):
         return _load(Bundle(path), path, precision, threads)
-    except FramefillError:
-        raise
-    except Exception as error:  # a manifest or graph that its writer made up fails in ways that no list foresees
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise BundleError(
-            "E394", f"a file is not what a parser needs ({reason}).", where=str(path), remedy="Export the bundle again."
-        ) from error
 
 
 def _load(bundle: Bundle, path: Path | str, precision: str | None, threads: int) -> BundleParser:
@@ -73,7 +66,7 @@ def _load(bundle: Bundle, path: Path | str, precision: str | None, threads: int)
             backend = OnnxBackend(graphs)
             form, options = bundle.manifest["form"], DecodingConfig(**decoding)
             parser = NARBundleParser(backend, tokenizer, ontology, form, options)
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
         raise BundleError("E331", f"the manifest lacks {error}.", where=str(path), remedy="Export again.") from error
     if "confidence" in bundle.manifest and isinstance(parser, NARBundleParser):
         background = Background.from_bytes(bundle.read(BACKGROUND), str(path))

@@ -7,11 +7,13 @@ import json
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from frames.errors import CorpusError, MachineError, UsageError
+from frames.files import parse_json
 
 Row = dict[str, Any]
 
@@ -43,7 +45,7 @@ class Table(ABC):
 
         Args:
             path: the file.
-            rows: values by the names of their columns.
+            rows: values by the names of their columns; in texts that are no valid Unicode, what is wrong is escaped.
             names: of the columns that come from another table.
             types: of the columns after these.
             like: the other table.
@@ -62,16 +64,22 @@ class JsonLines(Table):
 
     def read(self, path: Path, rows: int) -> Iterator[list[Row]]:
         """See :meth:`Table.read`."""
-        with open(path, encoding="utf-8") as stream:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape") as stream:
             lines = (self._row(path, number, line) for number, line in enumerate(stream, start=1) if line.strip())
             while unit := list(islice(lines, rows)):
                 yield unit
 
     def _row(self, path: Path, number: int, line: str) -> Row:
         try:
-            value = json.loads(line)
+            # Bytes that are not UTF-8 are told with their line.
+            value = parse_json(line.encode("utf-8", "surrogateescape").decode("utf-8"))
         except ValueError as error:
-            raise CorpusError("E543", f"this is no JSON ({error}).", where=f"{path}:{number}") from error
+            raise CorpusError(
+                "E543",
+                f"this is no JSON in UTF-8 ({error}).",
+                where=f"{path}:{number}",
+                remedy='Write an object like {"utterance": "wake me"} in each line.',
+            ) from error
         if not isinstance(value, dict):
             raise CorpusError(
                 "E544", "this is no JSON object.", where=f"{path}:{number}", remedy='Write {"utterance": …}.'
@@ -90,7 +98,7 @@ class JsonLines(Table):
         self, path: Path, rows: Sequence[Row], names: Sequence[str], types: Mapping[str, type], like: Path
     ) -> None:
         """See :meth:`Table.write`."""
-        with open(path, "w", encoding="utf-8") as stream:
+        with open(path, "w", encoding="utf-8", errors="backslashreplace") as stream:
             stream.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
 
     def join(self, parts: Sequence[Path], path: Path) -> None:
@@ -106,16 +114,37 @@ class Csv(Table):
 
     def read(self, path: Path, rows: int) -> Iterator[list[Row]]:
         """See :meth:`Table.read`."""
-        with open(path, encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, strict=True)
+        with self._reader(path) as reader:
+            names: list[str] = next(reader, [])
+            lines = (self._row(names, row) for row in reader if row)
+            while unit := list(islice(lines, rows)):
+                yield unit
+
+    @staticmethod
+    def _row(names: list[str], row: list[str]) -> Row:
+        if len(row) != len(names):
+            raise csv.Error("a row has not as many values as there are names")
+        return dict(zip(names, row, strict=True))
+
+    @staticmethod
+    def _decoded(row: list[str]) -> list[str]:
+        """The row; bytes that are not UTF-8 are told here, where the line is known."""
+        "\n".join(row).encode("utf-8", "surrogateescape").decode("utf-8")
+        return row
+
+    @contextmanager
+    def _reader(self, path: Path) -> Iterator[Iterator[list[str]]]:
+        """Rows as lists; an error of the file names the line."""
+        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+            reader = csv.reader(stream, strict=True)
             try:
-                while unit := list(islice(reader, rows)):
-                    if any(None in row or None in row.values() for row in unit):
-                        raise csv.Error("a row has not as many values as there are names")
-                    yield unit
+                yield map(self._decoded, reader)
             except (csv.Error, UnicodeDecodeError) as error:
                 raise CorpusError(
-                    "E545", f"this is no CSV in UTF-8 ({error}).", where=f"{path}:{reader.line_num}"
+                    "E545",
+                    f"this is no CSV in UTF-8 ({error}).",
+                    where=f"{path}:{reader.line_num}",
+                    remedy="Save the table as CSV in UTF-8, with a comma between values and one line of names.",
                 ) from error
 
     def count(self, path: Path) -> None:
@@ -124,14 +153,14 @@ class Csv(Table):
 
     def names(self, path: Path) -> list[str]:
         """See :meth:`Table.names`."""
-        with open(path, encoding="utf-8-sig", newline="") as stream:
-            return next(csv.reader(stream), [])
+        with self._reader(path) as reader:
+            return next(reader, [])
 
     def write(
         self, path: Path, rows: Sequence[Row], names: Sequence[str], types: Mapping[str, type], like: Path
     ) -> None:
         """See :meth:`Table.write`."""
-        with open(path, "w", encoding="utf-8", newline="") as stream:
+        with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
             writer = csv.writer(stream, lineterminator="\n")
             writer.writerow([*names, *types])
             writer.writerows(
@@ -172,7 +201,12 @@ class Parquet(Table):
         try:
             return self._parquet.ParquetFile(path)
         except self._arrow.ArrowInvalid as error:
-            raise CorpusError("E547", f"this is no Parquet file ({error}).", where=str(path)) from error
+            raise CorpusError(
+                "E547",
+                f"this is no Parquet file ({error}).",
+                where=str(path),
+                remedy="It may be truncated; write it again.",
+            ) from error
 
     def read(self, path: Path, rows: int) -> Iterator[list[Row]]:
         """See :meth:`Table.read`."""
@@ -210,7 +244,8 @@ class Parquet(Table):
         rows = _same_columns(rows, names, types)
         try:
             columns = {
-                name: arrow.array([row.get(name) for row in rows], schema and schema.field(name).type) for name in names
+                name: arrow.array([_encodable(row.get(name)) for row in rows], schema and schema.field(name).type)
+                for name in names
             }
         except (arrow.ArrowInvalid, arrow.ArrowTypeError) as error:
             raise CorpusError(
@@ -263,6 +298,11 @@ def _same_columns(rows: Sequence[Row], names: Sequence[str], types: Mapping[str,
                 remedy="Write JSON lines.",
             )
     return rows
+
+
+def _encodable(value: Any) -> Any:
+    """A value that UTF-8 can hold, which JSON's lone surrogates cannot."""
+    return value.encode("utf-8", "backslashreplace").decode("utf-8") if isinstance(value, str) else value
 
 
 def _cell(value: Any) -> Any:

@@ -74,6 +74,27 @@ def write_json(path: Path | str, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def parse_json(text: str | bytes) -> Any:
+    """JSON as plain values.
+
+    Raises:
+        ValueError: the text is not JSON, is nested too deeply to be read, or has a key twice, of which one value would be
+            lost.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_unique_keys)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice")
+    return found
+
+
 def read_json(path: Path | str, what: str, code: str) -> Any:
     """Reads what :func:`write_json` wrote.
 
@@ -86,7 +107,7 @@ def read_json(path: Path | str, what: str, code: str) -> Any:
         BundleError: the file is missing or not JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return parse_json(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BundleError(
             code, f"cannot be read as {what} ({error}).", where=str(path), remedy="Check the path, or make it again."

@@ -7,17 +7,16 @@ program's and describes the folder exactly; anything else in it is somebody's ow
 from __future__ import annotations
 
 import glob
-import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from frames.errors import UsageError
-from frames.files import machine_error, sha256, write_json
+from frames.files import machine_error, parse_json, sha256, write_json
 
 #: Name of the manifest in its folder.
 MANIFEST = "manifest.json"
@@ -46,6 +45,26 @@ def is_manifest(value: Any) -> bool:
         return False
     name, author = _AUTHOR
     return value.get(name) == author or value.keys() >= _BUNDLE
+
+
+def run_folder(root: Path, run: str) -> Path:
+    """Folder of a run.
+
+    Args:
+        root: of all runs.
+        run: name of the run.
+
+    Raises:
+        UsageError: the name leads out of ``root``, or is none.
+    """
+    name = PurePath(run)
+    if name.is_absolute() or ".." in name.parts or not name.parts or not run.isprintable():
+        raise UsageError(
+            "E464",
+            f"the run {run!r} would be outside of {root}/.",
+            remedy="Give --run a name, which may have slashes, e.g. trials/first.",
+        )
+    return root / name
 
 
 def check_replaceable(path: Path | str) -> None:
@@ -79,7 +98,7 @@ def _foreign(path: Path) -> str | None:
     if not any(path.iterdir()):
         return None
     try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
+        manifest = parse_json((path / MANIFEST).read_bytes())
     except (FileNotFoundError, IsADirectoryError, ValueError):
         manifest = None
     listed: dict[str, str] = manifest["files"] if is_manifest(manifest) else {}

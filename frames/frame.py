@@ -40,11 +40,13 @@ class Frame:
                 raise FrameError(
                     "E101",
                     f"span {span.start}:{span.end} is empty or outside the utterance of {len(self.utterance)} characters.",
+                    remedy="Give character offsets, the end being the first one after the span.",
                 )
             if span.start < end:
                 raise FrameError(
                     "E102",
                     f"span {span.start}:{span.end} starts before the previous leaf ended ({end}); leaves follow the utterance.",
+                    remedy="Sort the leaves.",
                 )
             end = span.end
 
@@ -103,7 +105,12 @@ class Frame:
                         remedy="Intents and slots alternate.",
                     )
                 if len(stack) >= MAX_NESTING:
-                    raise FrameError("E107", f"more than {MAX_NESTING} levels of brackets.", where=where)
+                    raise FrameError(
+                        "E107",
+                        f"more than {MAX_NESTING} levels of brackets.",
+                        where=where,
+                        remedy="Check the brackets.",
+                    )
                 stack.append((kind, label, []))
             elif token == "]":
                 if not stack:
@@ -199,7 +206,9 @@ class Frame:
                 raise TypeError("the root is not an intent")
             return cls(root, value["utterance"])
         except (KeyError, TypeError) as error:
-            raise FrameError("E111", f"not a frame written by to_dict ({error}).") from error
+            raise FrameError(
+                "E111", f"not a frame written by to_dict ({error}).", remedy="Give what Frame.to_dict wrote."
+            ) from error
 
     def tree(self) -> str:
         """The frame as an indented tree, one node a line."""

@@ -125,7 +125,11 @@ class IndexForm(_Pointers):
 
     def _span(self, run: Sequence[int], source: Source) -> list[Span]:
         if list(run) != list(range(run[0], run[0] + len(run))):
-            raise FrameError("E130", f"pointers {list(run)} are not consecutive.")
+            raise FrameError(
+                "E130",
+                f"pointers {list(run)} are not consecutive.",
+                remedy="Give what encode wrote, for the same utterance.",
+            )
         return [_chars(run[0], run[-1], source)]
 
 
@@ -173,7 +177,11 @@ class SpanForm(_Pointers):
 
     def _span(self, run: Sequence[int], source: Source) -> list[Span]:
         if len(run) != 2:
-            raise FrameError("E131", f"a leaf has two endpoints, not {len(run)}.")
+            raise FrameError(
+                "E131",
+                f"a leaf has two endpoints, not {len(run)}.",
+                remedy="Give what encode wrote, for the same utterance.",
+            )
         return [_chars(run[0], run[1], source)]
 
 
@@ -216,7 +224,11 @@ class ScenarioForm(Linearization):
             if token != TEXT:
                 flat.append(token)
         if next(fills, None) is not None or len(ends) % 2:
-            raise FrameError("E132", f"{len(ends)} endpoints do not fit the template {' '.join(template)}.")
+            raise FrameError(
+                "E132",
+                f"{len(ends)} endpoints do not fit the template {' '.join(template)}.",
+                remedy="Give what encode wrote, for the same utterance.",
+            )
         return Frame(_tree(flat), source.text)
 
 
@@ -241,7 +253,11 @@ def _pieces(span: Span, source: Source) -> tuple[int, int]:
 
 def _chars(first: int, last: int, source: Source) -> Span:
     if not 0 <= first <= last < len(source):
-        raise FrameError("E134", f"pointers {first}..{last} do not fit an utterance of {len(source)} pieces.")
+        raise FrameError(
+            "E134",
+            f"pointers {first}..{last} do not fit an utterance of {len(source)} pieces.",
+            remedy="Give what encode wrote, for the same utterance.",
+        )
     return Span(source.starts[first], source.ends[last])
 
 
@@ -273,7 +289,11 @@ def _tree(tokens: Sequence[Token | Span]) -> Intent:
     root: Node | None = None
     for token in tokens:
         if root is not None or (not stack and not (isinstance(token, str) and token.startswith("IN:"))):
-            raise FrameError("E135", f"{token!r} stands outside of the frame.")
+            raise FrameError(
+                "E135",
+                f"{token!r} stands outside of the frame.",
+                remedy="Give what encode wrote, for the same utterance.",
+            )
         if isinstance(token, Span):
             stack[-1][1].append(token)
         elif token == CLOSE:
@@ -286,10 +306,16 @@ def _tree(tokens: Sequence[Token | Span]) -> Intent:
         else:
             assert isinstance(token, str)
             if stack and stack[-1][0][:2] == token[:2]:
-                raise FrameError("E136", f"{token} directly under {stack[-1][0]}; intents and slots alternate.")
+                raise FrameError(
+                    "E136",
+                    f"{token} directly under {stack[-1][0]}; intents and slots alternate.",
+                    remedy="Give what encode wrote, for the same utterance.",
+                )
             stack.append((token, []))
     if not isinstance(root, Intent):
-        raise FrameError("E138", "the brackets are not balanced.")
+        raise FrameError(
+            "E138", "the brackets are not balanced.", remedy="Give what encode wrote, for the same utterance."
+        )
     return root
 
 

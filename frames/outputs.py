@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 from frames.errors import UsageError
-from frames.files import UNREADABLE_ZIP, machine_error
+from frames.files import UNREADABLE_ZIP, machine_error, parse_json
 from frames.folders import MANIFEST, is_manifest
 
 #: First line of a file of predictions.
@@ -33,12 +33,14 @@ def check_output(path: Path | str, overwrite: bool = False) -> None:
 
     Raises:
         UsageError: a file is there that is not this program's, or ``path`` is no regular file.
-        MachineError: the file cannot be read.
+        MachineError: the file cannot be read, or none can be written there.
     """
     path = Path(path)
     try:
         if not path.exists():
-            return
+            # A place that cannot be written is told before the work whose result it is to hold.
+            with tempfile.TemporaryFile(dir=next(folder for folder in path.absolute().parents if folder.exists())):
+                return
         if not path.is_file():
             raise UsageError(
                 "E451", "this is not a regular file.", where=str(path), remedy="Name a file for the output."
@@ -59,11 +61,12 @@ def _is_record(path: Path) -> bool:
     if path.suffix != ".json":
         return False
     try:
-        value = json.loads(path.read_bytes())
+        value = parse_json(path.read_bytes())
     except ValueError:
         return False
-    environment = value.get("environment") if isinstance(value, dict) else None
-    return isinstance(environment, dict) and environment.keys() >= _ENVIRONMENT
+    records = value if isinstance(value, list) else [value]
+    environments = [record.get("environment") if isinstance(record, dict) else None for record in records]
+    return bool(environments) and all(isinstance(e, dict) and e.keys() >= _ENVIRONMENT for e in environments)
 
 
 def _is_predictions(path: Path) -> bool:
@@ -79,7 +82,7 @@ def _is_weights(path: Path) -> bool:
     if size > min(_HEADER_LIMIT, path.stat().st_size):
         return False
     try:
-        header = json.loads(_start(path, 8 + size)[8:])
+        header = parse_json(_start(path, 8 + size)[8:])
     except ValueError:
         return False
     metadata = header.get("__metadata__") if isinstance(header, dict) else None
@@ -89,7 +92,7 @@ def _is_weights(path: Path) -> bool:
 def _is_bundle(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
-            manifest = json.loads(archive.read(MANIFEST))
+            manifest = parse_json(archive.read(MANIFEST))
             return is_manifest(manifest) and set(archive.namelist()) <= {MANIFEST, *manifest["files"]}
     except (*UNREADABLE_ZIP, ValueError, KeyError):
         return False

@@ -73,7 +73,11 @@ def _official_tree(text: str) -> list[str]:
     for token in text.split():
         if token.startswith("["):
             if not token.startswith(("[IN:", "[SL:")):
-                raise FrameError("E117", f"label {token!r} is neither an intent nor a slot.")
+                raise FrameError(
+                    "E117",
+                    f"label {token!r} is neither an intent nor a slot.",
+                    remedy="Write labels as IN:CREATE_ALARM and SL:DATE_TIME.",
+                )
             depth += 1
         elif token == "]":
             depth -= 1

@@ -8,7 +8,9 @@ clitic ``n't`` is cut off. On every row of TOPv2 train and eval all leaf edges f
 from __future__ import annotations
 
 import json
+import re
 import tempfile
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,8 @@ ATOM = r"▁?(?:[\p{L}\p{M}]+?(?=n['’]t(?![\p{L}\p{M}]))|n(?=['’]t(?![\p{L}\
 #: Longest utterance that is parsed, in pieces and special tokens together, as many as BERT and RoBERTa have places for;
 #: TOPv2's longest has under 80 pieces.
 MAX_PIECES = 512
+#: Unicode categories of characters that cannot be seen: controls, formats, surrogates, separators.
+_INVISIBLE = ("Cc", "Cf", "Cs", "Zl", "Zp", "Zs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +135,7 @@ class PieceTokenizer:
                 starts.append(start)
                 ends.append(end)
                 atoms.append(atom)
-        if not ids:
+        if not ids or all(unicodedata.category(character) in _INVISIBLE for character in text):
             raise UsageError(
                 "E410", f"the utterance {text[:20]!r} holds no word.", remedy="Pass at least one visible character."
             )
@@ -182,26 +186,37 @@ class PieceTokenizer:
             utterances: raw training utterances.
             vocab_size: pieces wanted; fewer are made when the text has no more.
             lowercase: fold case before cutting, as the conv NAR parser does.
+
+        Raises:
+            UsageError: there are too few pieces for the characters of the utterances, or no words.
         """
         import sentencepiece
 
         with tempfile.TemporaryDirectory() as folder:
             prefix = str(Path(folder) / "pieces")
             lines = (utterance.lower() if lowercase else utterance for utterance in utterances)
-            sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(lines),
-                model_prefix=prefix,
-                vocab_size=vocab_size,
-                hard_vocab_limit=False,
-                character_coverage=1.0,
-                normalization_rule_name="identity",
-                pad_id=0,
-                unk_id=1,
-                bos_id=-1,
-                eos_id=-1,
-                num_threads=1,  # more threads change the result from run to run
-                minloglevel=2,
-            )
+            try:
+                sentencepiece.SentencePieceTrainer.train(
+                    sentence_iterator=iter(lines),
+                    model_prefix=prefix,
+                    vocab_size=vocab_size,
+                    hard_vocab_limit=False,
+                    character_coverage=1.0,
+                    normalization_rule_name="identity",
+                    pad_id=0,
+                    unk_id=1,
+                    bos_id=-1,
+                    eos_id=-1,
+                    num_threads=1,  # more threads change the result from run to run
+                    minloglevel=2,
+                )
+            except (RuntimeError, ValueError) as error:
+                reason = re.sub(r"^.*\] |\. Increase .*$|\.$", "", str(error).strip())
+                raise UsageError(
+                    "E458",
+                    f"a vocabulary of {vocab_size} pieces cannot be trained on these utterances ({reason}).",
+                    remedy="Give --data.vocabulary more pieces than the utterances have characters, 6000 as a rule.",
+                ) from error
             processor = sentencepiece.SentencePieceProcessor(model_file=f"{prefix}.model")
         vocabulary = [(processor.id_to_piece(i), processor.get_score(i)) for i in range(processor.get_piece_size())]
         backend = Tokenizer(models.Unigram(vocabulary, unk_id=1))

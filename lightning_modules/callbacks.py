@@ -17,7 +17,13 @@ from lightning_modules.datamodule import TOPv2DataModule
 
 
 class StartMessage(Callback):
-    """Says what is trained on before the first step."""
+    """Says what is trained on before the first step.
+
+    Attributes:
+        began: whether the training has.
+    """
+
+    began = False
 
     @rank_zero_only
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -25,6 +31,10 @@ class StartMessage(Callback):
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(datamodule, TOPv2DataModule):
             print(datamodule.summary(), flush=True)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Notes that all is built."""
+        self.began = True
 
 
 class LastCheckpoint(ModelCheckpoint):

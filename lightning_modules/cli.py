@@ -8,22 +8,29 @@ import re
 import sys
 import warnings
 from argparse import ArgumentError
-from pathlib import Path, PurePath
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import yaml
 from jsonargparse import Namespace, get_loader, set_loader
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
-from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from frames.errors import FramefillError, UsageError
+from frames.folders import run_folder
+from frames.outputs import check_output
+from frames.yaml_files import check_yaml, parse_yaml
 from lightning_modules.callbacks import LastCheckpoint, RandomState, StartMessage
 from lightning_modules.checkpoints import load_module
 from lightning_modules.datamodule import TOPv2DataModule
+from lightning_modules.ending import ended_by_signals
 from lightning_modules.evaluation import environment, evaluate, write_record
+from lightning_modules.reasons import option_reason
 from lightning_modules.saved import read_checkpoint
 from parsers.aliases import RENAMED
 
@@ -40,16 +47,22 @@ TRAINER_DEFAULTS = {
 #: Names that options of other commands have here; remedies of errors name the others'.
 OPTIONS = {"--data-root": "--data.root", "--domains": "--data.domains"}
 #: Beginnings of what Lightning says at every start that helps nobody.
-NOISE = ("💡", "Checkpoint directory", "Seed set to")
-#: Beginnings of the lines that jsonargparse wraps around what is wrong with an option.
-WRAPPING = (
-    "Does not validate against", "Errors:", "Expected a <class 'NoneType'>", "Expected a path but", "Given value",
-    "Problem with given class_path", "Subtypes:",
-)  # fmt: skip
+NOISE = ("💡", "Checkpoint directory", "Seed set to", "TPU available")
+#: Options that name a config.
+CONFIG = ("--config", "-c")
+#: Least values of numbers that nothing else checks before they are used; None for any above 0.
+MINIMA = {
+    "checkpoint_every": 1,
+    "threads": 0,
+    "seed_everything": 0,
+    "data.seed": 0,
+    "data.vocabulary": 1,
+    "trainer.accumulate_grad_batches": 1,
+    "trainer.check_val_every_n_epoch": 1,
+    "trainer.val_check_interval": None,
+}
 #: How jsonargparse reads values unless it is given another way.
 YAML = get_loader("yaml")
-#: Exit status of a process that a SIGTERM ended, by the shell's convention (128 + 15).
-TERMINATED = 143
 
 
 class SaveConfig(SaveConfigCallback):
@@ -69,6 +82,26 @@ class FrameFillCLI(LightningCLI):
     """LightningCLI whose ``--run NAME`` decides where checkpoints, logs and the record go."""
 
     def __init__(self, **kwargs: Any) -> None:
+        self._start = StartMessage()
+        try:
+            self._run(**kwargs)
+        except FramefillError:
+            raise
+        except (
+            ArithmeticError,
+            ArgumentError,
+            MisconfigurationException,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
+            # Until the first step, nothing but options decides what the trainer, the model and the pieces are like.
+            if self._start.began:
+                raise
+            raise _option_error(error) from error
+
+    def _run(self, **kwargs: Any) -> None:
+        """Everything from the words to the record."""
         super().__init__(
             datamodule_class=TOPv2DataModule,
             save_config_callback=SaveConfig,
@@ -84,7 +117,10 @@ class FrameFillCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the options that are framefill's own."""
         parser.add_argument(
-            "--run", default="run", help="name of the run: checkpoints and logs in runs/NAME, figures in results/NAME"
+            "--run",
+            default="run",
+            type=str,
+            help="name of the run: checkpoints and logs in runs/NAME, figures in results/NAME",
         )
         parser.add_argument(
             "--resume", default=False, help="continue from the last checkpoint of the run, if there is one", type=bool
@@ -104,15 +140,26 @@ class FrameFillCLI(LightningCLI):
         """Parses the command line and the config files.
 
         Raises:
-            UsageError: an option is unknown or cannot have its value.
+            UsageError: an option is unknown or cannot have its value, or a config cannot be read.
+            BundleError: the checkpoint that is named cannot be read.
         """
         # jsonargparse writes an option of a class in a class (--model.optimization.last_weight null) as Python's text
         # before it reads it again, where null has become None, which YAML would take for a word.
-        set_loader("yaml", lambda text: _without_none(YAML(text)))
+        set_loader("yaml", _load)
         try:
             super().parse_arguments(parser, args)
-        except (ArgumentError, TypeError, ValueError, OSError) as error:
-            raise _option_error(error) from error
+        except (ArgumentError, OSError, TypeError, ValueError, yaml.YAMLError) as error:
+            raise _option_error(error, where=_unreadable(sys.argv[2:])) from error
+        chosen = self.config[self.config.subcommand]
+        if chosen.ckpt_path:
+            read_checkpoint(chosen.ckpt_path)
+        for name, least in MINIMA.items():
+            value = chosen.get(name)
+            if isinstance(value, int | float) and (value <= 0 if least is None else value < least):
+                wanted = "above 0" if least is None else f"at least {least}"
+                raise UsageError(
+                    "E463", f"--{name} {value} must be {wanted}.", remedy="Leave it out for what is usual."
+                )
 
     @property
     def chosen(self) -> Namespace:
@@ -128,37 +175,25 @@ class FrameFillCLI(LightningCLI):
         """Derives places, checkpoints and logs from the run's name before the trainer is built.
 
         Raises:
-            UsageError: the run's name leads out of ``runs/``, or a run of that name is there.
+            UsageError: the run's name leads out of ``runs/``, or a run of that name or another program's file is there.
             BundleError: the checkpoint to resume from is damaged.
         """
-        config, folder = self.chosen, run_folder(self.chosen.run)
-        if config.checkpoint_every < 1:
-            raise UsageError("E463", "--checkpoint_every must be at least 1.", remedy="Leave it out for 500 steps.")
+        config, folder = self.chosen, run_folder(RUNS, self.chosen.run)
         if config.threads:
             torch.set_num_threads(config.threads)
         config.trainer.default_root_dir = str(folder)
         there = [path for path in (folder / "best.ckpt", folder / "last.ckpt") if path.exists()]
-        if not config.trainer.fast_dev_run and not config.ckpt_path:
-            config.ckpt_path = _resumed_from(folder, there, config.resume, config.overwrite)
+        if not config.trainer.fast_dev_run and config.ckpt_path not in map(str, there):
+            resumed = _resumed_from(folder, there, config.resume, config.overwrite)
+            config.ckpt_path = config.ckpt_path or resumed
+            check_output(_record(config.run), config.overwrite)
         best = ModelCheckpoint(
             dirpath=folder, filename="best", monitor="val/exact_match", mode="max", save_top_k=1,
             enable_version_counter=False,
         )  # fmt: skip
-        last = LastCheckpoint(folder, config.checkpoint_every, [] if config.ckpt_path else there)
-        self.trainer_defaults = {"callbacks": [StartMessage(), RandomState(), best, last]}
-
-    def instantiate_classes(self) -> None:
-        """Builds data module, model and trainer.
-
-        Raises:
-            UsageError: a value does not go with another, or the machine lacks what the trainer asks for.
-        """
-        try:
-            super().instantiate_classes()
-        except FramefillError:
-            raise
-        except (MisconfigurationException, ValueError, TypeError) as error:
-            raise _option_error(error) from error
+        stale = [] if config.ckpt_path in map(str, there) else there
+        last = LastCheckpoint(folder, config.checkpoint_every, stale)
+        self.trainer_defaults = {"callbacks": [self._start, RandomState(), best, last]}
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Logs to CSV and TensorBoard unless the config names loggers."""
@@ -186,7 +221,7 @@ class FrameFillCLI(LightningCLI):
         module, metadata = load_module(best, device=trainer.strategy.root_device)
         parser = module.parser()
         metrics = evaluate(parser, datamodule.reported_examples(), parser.ontology.valid, datamodule.trained_on)
-        record = Path("results") / config.run / "metrics.json"
+        record = _record(config.run)
         write_record(
             record,
             metrics,
@@ -202,20 +237,9 @@ class FrameFillCLI(LightningCLI):
         print(f"checkpoint: {best}\nrecord: {record}")
 
 
-def run_folder(run: str) -> Path:
-    """Folder of a run below :data:`RUNS`.
-
-    Raises:
-        UsageError: the name leads out of it.
-    """
-    name = PurePath(run)
-    if name.is_absolute() or ".." in name.parts or not name.parts:
-        raise UsageError(
-            "E464",
-            f"the run {run!r} would be outside of {RUNS}/.",
-            remedy="Give --run a name, which may have slashes, e.g. trials/first.",
-        )
-    return RUNS / name
+def _record(run: str) -> Path:
+    """Where the figures of a run go."""
+    return Path("results") / run / "metrics.json"
 
 
 def _resumed_from(folder: Path, there: list[Path], resume: bool, overwrite: bool) -> str | None:
@@ -246,22 +270,34 @@ def _resumed_from(folder: Path, there: list[Path], resume: bool, overwrite: bool
     return None
 
 
-def _option_error(error: Exception) -> UsageError:
-    """What jsonargparse, a configuration class or the trainer says of an option, in one line."""
-    lines = [line.strip(" -") for line in str(error).splitlines()]
-    keys = [found for line in lines for found in re.findall(r'^Parser key "([^"]*)"', line)]
-    said = [re.sub(r'^Parser key "[^"]*":\s*', "", line) for line in lines]
-    said = [line for line in said if line and not line.startswith(WRAPPING)]
-    reason = said[-1] if said else (lines[0] if lines else type(error).__name__)
-    reason = re.sub(r"Expected a typing\.Literal\[(.*?)\]", r"expected one of \1", reason)
-    reason = re.sub(r"Expected a <class '(\w+)'>", r"expected \1", reason)
-    given = next((line for line in lines if line.startswith("Given value: ")), "")
-    if given and "expected" in reason and "Got value" not in reason and len(given) < 80:
-        reason = f"{reason}. {given}"
-    if keys and keys != ["config"]:
-        reason = f"{'.'.join(keys)}: {reason}"
+def _option_error(error: Exception, where: str = "") -> UsageError:
+    """What jsonargparse, a configuration class, a model or the trainer says of an option."""
+    reason = option_reason(error)
     renamed = next((f"{old} is called {new} now. " for old, new in RENAMED.items() if _names(old, reason)), "")
-    return UsageError("E466", reason.rstrip(".!") + ".", remedy=f"{renamed}`framefill fit --help` lists the options.")
+    return UsageError("E466", f"{reason}.", where=where, remedy=f"{renamed}`framefill fit --help` lists the options.")
+
+
+def _load(text: str) -> Any:
+    """Reads a config, or the value of an option."""
+    try:
+        check_yaml(text)
+    except ValueError as error:
+        # By this type, a value that is no YAML is known to be a word.
+        raise yaml.YAMLError(str(error)) from error
+    return _without_none(YAML(text))
+
+
+def _unreadable(words: Sequence[str]) -> str:
+    """The config among the words of a command line that cannot be read or has no sections, an empty text if none is."""
+    for option, word in zip(("", *words), words, strict=False):
+        named, given, path = word.partition("=")
+        path = path if given and named in CONFIG else word if option in CONFIG else ""
+        try:
+            if path and not isinstance(parse_yaml(Path(path).read_text(encoding="utf-8")), dict):
+                return path
+        except (OSError, ValueError):
+            return path
+    return ""
 
 
 def _without_none(value: Any) -> Any:
@@ -283,6 +319,7 @@ def fit(arguments: list[str]) -> None:
     Raises:
         FramefillError: options, rows or a checkpoint are wrong.
         SystemExit: the process was asked to end (SIGTERM); its status is 143, and ``last.ckpt`` was written.
+        KeyboardInterrupt: the user ended it.
     """
     if not arguments:
         raise UsageError(
@@ -297,12 +334,10 @@ def fit(arguments: list[str]) -> None:
     sys.argv = [sys.argv[0], "fit", *arguments]
     _quiet()
     try:
-        FrameFillCLI()
+        with ended_by_signals("continue with --resume true"):
+            FrameFillCLI()
     except FramefillError as error:
         raise error.naming(OPTIONS) from error
-    except SIGTERMException:
-        print("framefill: ended by SIGTERM; continue with --resume true", file=sys.stderr)
-        sys.exit(TERMINATED)
 
 
 def _quiet() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -22,6 +23,8 @@ from parsers.pretrained import load_transformer
 
 #: Suffix of packed weights, and where a pretrained encoder's parameters stand among the model's.
 WEIGHTS, ENCODER = ".safetensors", "encoder.transformer."
+#: What every checkpoint tells of its making.
+SECTIONS = ("assets", "model", "decoding", "optimization", "data")
 #: End of the name of a weight's mask (:class:`lightning_modules.lottery.masks.Masked`).
 MASK = ".0.kept"
 
@@ -35,24 +38,39 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise BundleError(
-            "E301", "no such checkpoint.", where=str(path), remedy="`framefill fit` prints where it saves."
-        )
+        what = "a folder, not a checkpoint" if path.is_dir() else "no such checkpoint"
+        remedy = "`framefill fit` prints where it saves; what `framefill export` wrote is a bundle."
+        raise BundleError("E301", f"{what}.", where=str(path), remedy=remedy)
     if path.suffix == WEIGHTS:
         return _read_weights(path)
     try:
+        # torch does not compare the checksums that it writes.
+        with zipfile.ZipFile(path) as archive:
+            if (damaged := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(f"{damaged} is not what was written")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for foreign content, pickle.UnpicklingError among them
         # What torch says of foreign pickles is advice to load them without a check, which nobody should follow.
         lines = [] if isinstance(error, UnpicklingError) else str(error).splitlines()
-        reason = lines[0] if lines else type(error).__name__
+        reason = lines[0][:200] if lines else type(error).__name__
         raise BundleError(
             "E302",
             f"not a readable checkpoint ({reason}).",
             where=str(path),
             remedy="It may be truncated; use another.",
         ) from error
-    if not isinstance(checkpoint, dict) or "framefill" not in checkpoint:
+    return _checked(checkpoint, path)
+
+
+def _checked(checkpoint: Any, path: Path) -> dict[str, Any]:
+    """The content of a file, if it has the parts of a checkpoint.
+
+    Raises:
+        BundleError: it has not.
+    """
+    parts = [checkpoint.get(part) for part in ("framefill", "state_dict")] if isinstance(checkpoint, dict) else [None]
+    sections = [part.get(name) for part in parts[:1] if isinstance(part, dict) for name in SECTIONS]
+    if not all(isinstance(part, dict) for part in (*parts, *sections)):
         raise BundleError(
             "E303", "not a checkpoint of framefill.", where=str(path), remedy="Train one with `framefill fit`."
         )
@@ -128,6 +146,7 @@ def write_decoding(path: Path | str, decoding: Mapping[str, Any]) -> None:
 def _read_weights(path: Path) -> dict[str, Any]:
     """Packed weights as a checkpoint, complete with what was left out of them."""
     packed, metadata, left_out = _unpacked(path)
+    _checked({"framefill": metadata, "state_dict": packed}, path)
     parameters = {name: value.float() if value.is_floating_point() else value for name, value in packed.items()}
     if left_out:
         pretrained = load_transformer(metadata["model"]["encoder"]).state_dict()
@@ -141,8 +160,8 @@ def _unpacked(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             packed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-        metadata, left_out = json.loads(header["framefill"]), json.loads(header["left_out"])
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        metadata, left_out = json.loads(header["framefill"]), list(json.loads(header["left_out"]))
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise BundleError(
             "E307",
             f"not readable weights ({error!r}).",

@@ -75,6 +75,10 @@ DROPPED: dict[str, Any] = {
 }
 
 
+#: Types that a value may have, by its option's.
+_KINDS: dict[Any, type | tuple[type, ...]] = {bool: bool, int: int, float: (int, float), str: str}
+
+
 def known_options(options: type, given: Mapping[str, Any], *, drop_unknown: bool = False) -> dict[str, Any]:
     """Saved options under the names that a class has for them now.
 
@@ -107,20 +111,22 @@ def options_of(options: type) -> tuple[str, ...]:
 
 
 def check_choices(options: type, given: Mapping[str, Any]) -> None:
-    """Checks options that have named choices (``Literal``), which the command line checks by itself.
+    """Checks the kinds of values, and named choices (``Literal``), which the command line of a training checks by itself.
 
     Args:
         options: the dataclass of the options.
         given: values by name.
 
     Raises:
-        ValueError: a value is none of its option's choices.
+        ValueError: a value is none of its option's choices, or of another kind.
     """
     hints = get_type_hints(options) if is_dataclass(options) else {}
     for name, value in given.items():
         hint = hints.get(name)
         if get_origin(hint) is Literal and value not in get_args(hint):
             raise ValueError(f"{name} {value!r}: one of {', '.join(map(str, get_args(hint)))}")
+        if hint in _KINDS and (not isinstance(value, _KINDS[hint]) or isinstance(value, bool) != (hint is bool)):
+            raise ValueError(f"{name} {value!r}: {getattr(hint, '__name__', hint)} is expected")
 
 
 def _present_name(name: str, known: Collection[str]) -> str:

@@ -91,9 +91,10 @@ class Background:
         labels, of_row = np.unique(np.array(intents), return_inverse=True)
         states = states.astype(np.float64)
         means = np.stack([states[of_row == k].mean(axis=0) for k in range(len(labels))])
-        values, vectors = np.linalg.eigh(np.cov((states - means[of_row]).T))
-        # Directions that hardly vary would count for any distance.
-        whitening = vectors / np.sqrt(np.maximum(values, 1e-3 * values.mean()))
+        apart = states - means[of_row]
+        values, vectors = np.linalg.eigh(apart.T @ apart / max(1, len(apart) - 1))
+        # Directions that hardly vary would count for any distance; rows that are all alike have no other.
+        whitening = vectors / np.sqrt(np.maximum(values, 1e-3 * values.mean() or 1.0))
         rarities = np.log((pieces.sum() + len(pieces)) / (pieces + 1))
         half = np.float16
         return cls(

@@ -72,7 +72,11 @@ class Scenario:
             FrameError: the number of spans is not that of the leaves.
         """
         if len(spans) != self.leaves:
-            raise FrameError("E140", f"{len(spans)} spans for the {self.leaves} leaves of {self.text}.")
+            raise FrameError(
+                "E140",
+                f"{len(spans)} spans for the {self.leaves} leaves of {self.text}.",
+                remedy="Give one for each childless slot, in their order.",
+            )
         filled: list[Token] = []
         given = iter(spans)
         for token in self.tokens:

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from data.topv2.reader import data_root
 from frames.files import write_bytes, write_json
 from frames.plots import canvas, png
+from frames.yaml_files import parse_yaml
 from scripts.trainings import fit, name_of, record
 
 #: The training that the others are compared with.
@@ -65,4 +64,4 @@ def plot(table: dict[str, dict[str, Any]]) -> bytes:
 
 def _stands_alone(config: Path) -> bool:
     name_of(config)
-    return "class_path" in yaml.safe_load(config.read_text(encoding="utf-8")).get("model", {})
+    return "class_path" in (parse_yaml(config.read_text(encoding="utf-8")).get("model") or {})

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from assistants.command import guarded
+from assistants.command import CommandParser, guarded
 from frames.errors import FramefillWarning
 from scripts.commands import bank, bench, calibrate, data, evaluate, export, fit, parse, serve, weights, wheel
 
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="framefill",
         description="Semantic parsing for task-oriented dialogue: train on TOPv2, evaluate exact match, export parsers.",
         epilog='Start with `framefill parse "wake me at 6" --tree`, then `framefill fit --config configs/conv_nar.yaml`.',

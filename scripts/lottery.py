@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import time
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,19 +18,18 @@ from lightning_modules.lottery.stages import stage_name
 from lightning_modules.lottery.strategies import TRANSFERRED
 from lightning_modules.lottery.study import Plan, experiment_of, run_study
 from scripts.lottery_figures import Row, draw, merged, points
-from scripts.trainings import name_of
 
 
-def lottery(plan: Plan, jobs: int, out: Path | None = None) -> Path:
+def lottery(plan: Plan, jobs: int, folder: Path) -> Path:
     """Runs what is missing of a study; writes summary, table and plots.
 
     Args:
         plan: the study.
         jobs: trainings side by side.
-        out: folder; None for ``results/<run of the config>``, and a folder in it for a low-resource split.
+        folder: of the results.
 
     Returns:
-        The folder. ``summary.json`` lists the figures of this call and of earlier ones with the same config and corpus,
+        ``folder``. ``summary.json`` lists the figures of this call and of earlier ones with the same config and corpus,
         ``study.json`` what they were made with, means and divergences, beside one plot of each pair.
 
     Raises:
@@ -51,7 +51,6 @@ def lottery(plan: Plan, jobs: int, out: Path | None = None) -> Path:
         "corpus": experiment.checksums,
         "split": plan.split,
     }
-    folder = out or Path("results") / name_of(Path(plan.config)) / ("" if plan.split == "train" else plan.split)
     digest = stage_name(made)
     rows = merged(_earlier(folder, digest), rows)
     divergences = experiment.divergences({row["source"] for row in rows}, {row["target"] for row in rows}, plan.split)
@@ -119,3 +118,4 @@ def quiet() -> None:
     """Keeps to themselves what Lightning says at every one of hundreds of trainings."""
     for name in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")

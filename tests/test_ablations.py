@@ -1,5 +1,4 @@
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -17,11 +16,11 @@ def test_each_change_is_trained_once_and_compared(corpus: Path, repository: Path
     monkeypatch.chdir(tmp_path)
     trained: list[str] = []
 
-    def run(command: list[str]) -> subprocess.CompletedProcess:
+    def run(command: list[str]) -> int | None:
         trained.append(command[command.index("--run") + 1].rsplit("/")[-1])
         return in_a_fork(command)
 
-    monkeypatch.setattr("scripts.trainings.subprocess.run", run)
+    monkeypatch.setattr("scripts.trainings.run_to_end", run)
     trial = {"run": "short", "data": {"fraction": 0.5, "num_augmented": 0}, "trainer": {"max_epochs": 4}}
     (tmp_path / "short.yaml").write_text(yaml.safe_dump(trial))
     change = {"run": "x", "model": {"init_args": {"decoding": {"length_beam": 1}}}}

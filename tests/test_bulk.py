@@ -49,6 +49,39 @@ def written(folder: Path, suffix: str, utterances: list) -> Path:
     return path
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.csv", "utterance\nplay\n".encode("utf-16"), r"E545.*a\.csv:1.*UTF-8"),
+        ("a.csv", b"utterance\nplay\ncaf\xe9\n", r"E545.*a\.csv:3.*UTF-8"),
+        ("a.csv", b"n,utterance,n\n1,play,2\n", "E555.*'n'"),
+        ("a.csv", b'utterance\n"play\n', "E545"),
+        ("a.csv", b"utterance,n\nplay\n", r"E545.*a\.csv:2"),
+        ("a.jsonl", b'{"utterance": "play"}\n{"utterance": "caf\xe9"}\n', r"E543.*a\.jsonl:2.*UTF-8"),
+        ("a.jsonl", b"[" * 100_000, r"E543.*a\.jsonl:1.*nested"),
+        ("a.jsonl", b'{"utterance": "play", "utterance": "stop"}\n', r"E543.*a\.jsonl:1.*'utterance' stands twice"),
+        ("a.jsonl", '{"utterance": "play"}\n'.encode("utf-16"), r"E543.*a\.jsonl:1"),
+    ],
+)
+def test_broken_tables_are_told_with_their_line(name: str, content: bytes, said: str, small: Path, tmp_path: Path):
+    (tmp_path / name).write_bytes(content)
+    out = tmp_path / f"out{Path(name).suffix}"
+    with pytest.raises((CorpusError, UsageError), match=said):
+        parse_table(tmp_path / name, out, small, processes=1)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("suffix", sorted(KINDS))
+def test_text_that_is_no_unicode_is_an_error_of_its_row(suffix: str, small: Path, tmp_path: Path):
+    lines = ['{"utterance": "snooze"}', '{"utterance": "\\ud83d"}', '{"utterance": "play jazz"}']
+    (tmp_path / "in.jsonl").write_text("\n".join(lines), encoding="utf-8-sig")
+    parse_table(tmp_path / "in.jsonl", tmp_path / f"out{suffix}", small, processes=1)
+    rows = rows_of(tmp_path / f"out{suffix}")
+    assert [row["error"] or None for row in rows] == [None, "E412", None]
+    assert rows[0]["frame"] and rows[2]["frame"]
+    assert rows[1]["utterance"] == ("\ud83d" if suffix == ".jsonl" else "\\ud83d")
+
+
 @pytest.mark.parametrize("given", sorted(KINDS))
 @pytest.mark.parametrize("wanted", sorted(KINDS))
 def test_every_kind_of_table_becomes_every_other(given: str, wanted: str, small: Path, tmp_path: Path):

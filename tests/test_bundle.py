@@ -206,6 +206,52 @@ def test_truncated_and_foreign_checkpoints(checkpoint: Path, tmp_path: Path):
         load_module(tmp_path / "kind.ckpt")
 
 
+def test_a_checkpoint_with_other_bytes_is_noticed(checkpoint: Path, tmp_path: Path):
+    content = bytearray(checkpoint.read_bytes())
+    with zipfile.ZipFile(checkpoint) as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+    # Beyond the names and times before it, these are bytes of a tensor.
+    content[largest.header_offset + largest.file_size // 2] ^= 1
+    (tmp_path / "flipped.ckpt").write_bytes(content)
+    with pytest.raises(BundleError, match="E302.*not what was written"):
+        load_module(tmp_path / "flipped.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "code"),
+    [
+        ("framefill", 3, "E303"),
+        ("state_dict", ["a"], "E303"),
+        ("state_dict", {"model.other": torch.zeros(1)}, "E305"),
+        ("kind", ["conv_nar"], "E304"),
+        ("assets", {}, "E305"),
+        ("assets", None, "E303"),
+        ("model", [1], "E303"),
+        ("model", {"width": "wide"}, "E305.*width 'wide'"),
+        ("decoding", {"length_beam": 2.5}, "E305.*length_beam 2.5"),
+        ("form", "spiral", "E305.*spiral"),
+        ("ontology", "none", "E31"),
+    ],
+)
+def test_checkpoints_whose_values_are_of_no_use(checkpoint: Path, tmp_path: Path, part: str, value: object, code: str):
+    made = torch.load(checkpoint, weights_only=True)
+    metadata = made["framefill"]
+    holder = made if part in made else metadata if part in metadata else metadata["assets"]
+    holder[part] = value
+    torch.save(made, tmp_path / "x.ckpt")
+    with pytest.raises(BundleError, match=code) as caught:
+        load_module(tmp_path / "x.ckpt")
+    assert len(str(caught.value)) < 500 and "\n" not in str(caught.value)
+    with pytest.raises(BundleError):
+        export(tmp_path / "x.ckpt", tmp_path / "x.bundle")
+    assert not (tmp_path / "x.bundle").exists()
+
+
+def test_a_folder_is_no_checkpoint(bundle: Path):
+    with pytest.raises(BundleError, match="E301.*a folder"):
+        load_module(bundle)
+
+
 def test_options_of_training_that_are_gone_do_not_matter_to_use(checkpoint: Path, tmp_path: Path):
     made = torch.load(checkpoint, weights_only=True)
     for part in ("optimization", "model"):

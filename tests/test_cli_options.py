@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -140,6 +141,98 @@ def test_standard_input_has_one_answer_a_line(repository: Path, monkeypatch: pyt
     values = [json.loads(line) for line in _parse(b"\nstop the timer\n", [*words, "--json"], monkeypatch, capsys)]
     assert [(value["number"], value["text"]) for value in values] == [(1, None), (2, plain[0])]
     assert values[0]["error"] == "E410"
+
+
+@pytest.mark.parametrize("order", ["utf-16-le", "utf-16-be"])
+def test_standard_input_in_utf_16_is_refused(order: str, repository: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    given = "\ufeffstop the timer\r\nsnooze\r\n".encode(order)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given), encoding="utf-8"))
+    assert "E457" in _refused(["parse", "--bundle", str(repository / "models" / "conv-nar-topv2")], capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["parse", "--n-bst", "3", "snooze"], "framefill parse: '--n-bst' is not known, did you mean --n-best?"),
+        (["data", "synthetic", "--outt=x", "--out", "y"], "framefill data synthetic: '--outt=x'"),
+        (["bank", "remove", "--bundle", "b"], "framefill bank remove: the following arguments are required: scenarios"),
+        (["serve", "--port", "http"], "framefill serve: argument --port: invalid int value: 'http'"),
+        (
+            ["export", "--checkpoint", "a", "--out", "b", "--precision", "fp16"],
+            "framefill export: argument --precision",
+        ),
+        (["bench", "lottery"], "framefill bench lottery: the following arguments are required"),
+        (["calibrate", "--bundle", "a", "--checkpoint", "b"], "not allowed with argument --bundle"),
+        (["evluate"], "framefill: argument COMMAND: invalid choice: 'evluate'"),
+        ([], "framefill: the following arguments are required: COMMAND"),
+    ],
+)
+def test_words_that_are_wrong_are_told_in_a_line(words: list[str], said: str, capsys):
+    told = _refused(words, capsys)
+    assert "[E456]" in told and said in told and "--help` tells" in told
+
+
+@pytest.mark.parametrize("word", ["length_beam=1.5", "length_beam=true", "constrained=1", "rescoring_margin=wide"])
+def test_options_of_decoding_have_their_kind(word: str, checkpoint: Path, tmp_path: Path, capsys):
+    words = ["export", "--checkpoint", str(checkpoint), "--out", str(tmp_path / "x"), "--decoding", word]
+    assert "E434" in _refused(words, capsys)
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("value", ["true", "NaN", "-1", "101", '"85"', "null", "[85]"])
+def test_figures_that_are_none(value: str, checkpoint: Path, tmp_path: Path, capsys):
+    (tmp_path / "m.json").write_text(f'{{"exact_match": {value}}}')
+    words = ["export", "--checkpoint", str(checkpoint), "--out", str(tmp_path / "x"), "--metrics"]
+    assert "E475" in _refused([*words, str(tmp_path / "m.json")], capsys)
+
+
+@pytest.mark.parametrize("words", [["--kept", "0.5", "nan"], ["--kept", "-0.5"], ["--kept", "0"], ["--kept", "1.5"]])
+def test_shares_that_cannot_be_kept(words: list[str], repository: Path, corpus: Path, tmp_path: Path, capsys):
+    config = repository / "configs" / "lottery_structured_conv_nar.yaml"
+    common = ["bench", "structured", "--config", str(config), "--data-root", str(corpus), "--domain", "timer"]
+    assert "E492" in _refused([*common, "--out", str(tmp_path / "o"), *words], capsys)
+    assert "E402" in _refused([*common, "--kept", "0.5", "--seeds", "1", "-3"], capsys)
+
+
+@pytest.mark.parametrize("experiment", ["lottery", "structured"])
+@pytest.mark.parametrize("name", ["study.json", "summary.json", "timer_to_weather.png"])
+def test_results_of_somebody_are_not_replaced(
+    experiment: str, name: str, repository: Path, corpus: Path, tmp_path: Path, capsys
+):
+    (tmp_path / name).write_text('[{"mine": 1}]')
+    config = repository / "configs" / f"lottery{'_structured' if experiment == 'structured' else ''}_conv_nar.yaml"
+    words = ["bench", experiment, "--config", str(config), "--data-root", str(corpus), "--out", str(tmp_path)]
+    domains = {
+        "lottery": ["--sources", "timer", "--targets", "weather"],
+        "structured": ["--domain", "timer", "--kept", "1"],
+    }
+    assert re.search("E450|E493", _refused([*words, *domains[experiment]], capsys))
+    assert (tmp_path / name).read_text() == '[{"mine": 1}]'
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        (b"\xff\xfe", "E404"),
+        (b"run: [", "E404"),
+        (b"run: 3", "E404"),
+        (b"- run", "E404"),
+        (b"run: a\nrun: b", "E404.*'run' stands twice"),
+        (b"run: ../../a", "E464"),
+        (b"run: /a", "E464"),
+        (b"run: ''", "E464"),
+    ],
+)
+def test_configs_of_experiments_that_cannot_be_read(text: bytes, code: str, tmp_path: Path, capsys):
+    (tmp_path / "c.yaml").write_bytes(text)
+    path = str(tmp_path / "c.yaml")
+    words = ["bench", "ablations", "--config", path, "--trial", path, "--changes", path, "--data-root", str(tmp_path)]
+    assert re.search(rf"{code}.*", told := _refused(words, capsys)) and "c.yaml" in told
+
+
+def test_a_rate_that_lets_nothing_through(repository: Path, capsys):
+    words = ["serve", "--bundle", str(repository / "models" / "conv-nar-topv2"), "--rate", "0/minute"]
+    assert "E478" in _refused(words, capsys)
 
 
 def test_frames_of_several_utterances_are_told_apart(repository: Path, monkeypatch: pytest.MonkeyPatch, capsys):

@@ -27,6 +27,13 @@ def background() -> Background:
     return Background.fit(states, ["GET_WEATHER"] * 200 + ["CREATE_ALARM"] * 200, np.arange(10))
 
 
+@pytest.mark.parametrize("rows", [1, 3])
+def test_rows_that_are_all_alike_give_finite_distances(rows: int, recwarn: pytest.WarningsRecorder):
+    found = Background.fit(np.ones((rows, 4)), ["GET_WEATHER"] * rows, np.arange(10))
+    assert not recwarn.list
+    assert np.isfinite(found.whitening).all() and found.distances(np.ones((1, 4), np.float32)).tolist() == [[0.0]]
+
+
 def test_slots_come_in_the_order_of_their_brackets_with_their_own_tokens():
     tokens = ["IN:A", "SL:B", "IN:C", "SL:D", 1, 4, "]", "]", "]", "SL:E", 6, 6, "]", "]"]
     scores = [-0.1, -0.2, -0.3, -0.4, -0.5, -9.0, -0.1, -0.1, -0.7, -0.1, -0.1, -30.0, -0.1, -0.1]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from assistants.command import CommandParser
 from scripts.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,7 +43,7 @@ def parse_only(monkeypatch: pytest.MonkeyPatch):
         raise ValueError(message)
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
-    monkeypatch.setattr(argparse.ArgumentParser, "error", fail)
+    monkeypatch.setattr(CommandParser, "error", fail)
 
 
 def name(page: Path) -> str:

@@ -33,6 +33,10 @@ def test_every_fault_has_a_type_and_a_message():
     assert not [fault for fault in faults() if not fault.type or not fault.what]
 
 
+def test_every_fault_has_a_remedy():
+    assert not [fault.code for fault in faults() if not fault.remedy]
+
+
 def test_the_page_is_up_to_date():
     assert PAGE.read_text(encoding="utf-8") == page(faults()), "run python -m scripts.errors_page"
 

@@ -126,7 +126,7 @@ def test_ids_and_unknown_labels():
 
 
 def test_odd_utterances():
-    for blank in ("", "   ", "\n"):
+    for blank in ("", "   ", "\n", "\x00", "\x1b \x07", "\u200b", "\ufeff\u00ad", "\u202e\u2028"):
         with pytest.raises(UsageError, match="E410"):
             _RANDOM(blank)
     with pytest.raises(UsageError, match="E411"):

@@ -1,5 +1,7 @@
 import json
+import signal
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from scripts.cli import main
 from scripts.low_resource import low_resource, plot
 from tests.conftest import TINY
 from tests.test_training import SMALL
-from tests.training import fit, in_a_fork
+from tests.training import environment, fit, in_a_fork
 
 
 def ontology_of(*texts: str) -> Ontology:
@@ -69,7 +71,7 @@ def test_the_curve_is_trained_recorded_drawn_and_taken_up_again(
     root: Path, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("scripts.trainings.subprocess.run", in_a_fork)
+    monkeypatch.setattr("scripts.trainings.run_to_end", in_a_fork)
     words = [
         "bench", "low-resource", "--data-root", str(root), "--targets", "weather",
         "--config", str(repository / "configs" / "demo.yaml"), "--spis", "2", "6",
@@ -108,11 +110,11 @@ def test_a_training_without_its_checkpoint_is_done_again_if_it_is_needed(tmp_pat
     monkeypatch.chdir(tmp_path)
     asked: list[list[str]] = []
 
-    def run(command: list[str]) -> subprocess.CompletedProcess:
+    def run(command: list[str]) -> int:
         asked.append(command)
-        return subprocess.CompletedProcess(command, 0)
+        return 0
 
-    monkeypatch.setattr("scripts.trainings.subprocess.run", run)
+    monkeypatch.setattr("scripts.trainings.run_to_end", run)
     best = trainings.fit("a/b", ["--x"])
     assert len(asked) == 1 and asked[0][-5:] == ["--x", "--run", "a/b", "--resume", "true"]
     (tmp_path / "results" / "a" / "b").mkdir(parents=True)
@@ -154,3 +156,31 @@ def test_a_record_does_not_tell_where_a_machine_has_its_files(tmp_path: Path):
 
 def test_the_plot_is_a_picture():
     assert plot({"weather": {"10": 40.0, "25": 60.5}})[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_the_training_ends_before_the_experiment_that_was_asked_to_end(
+    number: signal.Signals, status: int, repository: Path, tmp_path: Path
+):
+    training = (
+        "import signal, sys, time\n"
+        "from pathlib import Path\n"
+        "def end(*_): Path('checkpoint').touch(); sys.exit(143)\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        "print('began', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    (tmp_path / "training.py").write_text(training)
+    experiment = (
+        "import sys\n"
+        "from assistants.command import guarded\n"
+        "from scripts.trainings import run_to_end\n"
+        "sys.exit(guarded(lambda: print('status', run_to_end([sys.executable, 'training.py']))))\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", experiment], cwd=tmp_path, env=environment(repository), stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stdout.readline() == "began\n"
+    process.send_signal(number)
+    assert process.wait(timeout=30) == status
+    assert (tmp_path / "checkpoint").exists() and "status" not in process.stdout.read()

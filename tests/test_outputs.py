@@ -242,6 +242,35 @@ def test_files_of_a_users_stay_unless_asked(tmp_path: Path, name: str, text: str
         check_output(path, overwrite=True)
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, '[{"environment": {}}]', "[]", '{"a": 1, "a": 2}'])
+def test_odd_json_of_a_users_stays(text: str, tmp_path: Path):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(UsageError, match="E450"):
+        check_output(tmp_path / "x.json")
+    assert (tmp_path / "x.json").read_text() == text
+
+
+def test_a_list_of_records_is_replaced(tmp_path: Path):
+    record = {"exact_match": 1.0, "environment": {"commit": "", "versions": {}, "hardware": {}}}
+    (tmp_path / "x.json").write_text(json.dumps([record, record]))
+    check_output(tmp_path / "x.json")
+    (tmp_path / "x.json").write_text(json.dumps([record, {"mine": 1}]))
+    with pytest.raises(UsageError, match="E450"):
+        check_output(tmp_path / "x.json")
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    check_output(tmp_path / "new" / "folder" / "x.json")
+    assert not list(tmp_path.iterdir())
+
+    def refuse(**_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with pytest.raises(MachineError, match=r"E501.*x\.json.*Permission denied"):
+        check_output(tmp_path / "x.json")
+
+
 def test_weights_and_zips_of_others_stay(tmp_path: Path):
     (tmp_path / "a.safetensors").write_bytes(save({"x": np.zeros(2)}, {"format": "pt"}))
     (tmp_path / "b.safetensors").write_bytes(save({"x": np.zeros(2)}))

@@ -272,6 +272,19 @@ def test_contradictory_rows_are_counted_at_the_start(rows: Path, tmp_path: Path,
         (["--data.fraction=1.5"], r"data\.fraction 1\.5"),
         (["--model.optimization.lr=fast"], r"model\.optimization\.lr: expected float"),
         (["--checkpoint_every=0"], "at least 1"),
+        (["--threads=-2"], r"E463.*--threads -2 must be at least 0"),
+        (["--seed_everything=-7"], r"E463.*--seed_everything -7"),
+        (["--data.seed=-1"], r"E463.*--data\.seed -1"),
+        (["--data.vocabulary=-1"], r"E463.*--data\.vocabulary -1"),
+        (["--trainer.check_val_every_n_epoch=0"], r"E463.*check_val_every_n_epoch 0"),
+        (["--trainer.val_check_interval=0"], r"E463.*val_check_interval 0 must be above 0"),
+        (["--trainer.accumulate_grad_batches=-1"], r"E463.*accumulate_grad_batches -1"),
+        (["--data.vocabulary=3"], r"E458.*3 pieces.*--data\.vocabulary"),
+        (["--data.vocabulary=99999999999"], r"E458.*99999999999 pieces"),
+        (["--model.model.width=-4"], "E466.*-4"),
+        (["--model.model.width=0"], "E466"),
+        (["--model.model.dropout=1.5"], r"E466.*dropout 1\.5"),
+        (["--trainer.max_time=soon"], "E466.*soon"),
         (["--config=nowhere.yaml"], "nowhere.yaml"),
     ],
 )
@@ -279,6 +292,61 @@ def test_wrong_options_are_answered_in_a_line(words: list[str], said: str, train
     with pytest.raises(UsageError, match=said) as error:
         train(*words)
     assert len(str(error.value).splitlines()) == 1 and len(str(error.value)) < 250
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        (
+            b"data:\n  seed: 1\ntrainer:\n  max_epochs: 1\ndata:\n  form: span\n",
+            "'data' stands twice, in lines 1 and 5",
+        ),
+        (b'{"run": "a", "run": "b"}', "'run' stands twice"),
+        (b"trainer: [", "line 1"),
+        (b"\xff\xfet\x00", "UTF|utf"),
+        (b"trainer: &a {callbacks: [*a]}", "holds itself"),
+        (b"- trainer", "trainer"),
+        (b"", ""),
+    ],
+)
+def test_configs_that_cannot_be_read_are_named(text: bytes, said: str, train, tmp_path: Path):
+    (tmp_path / "mine.yaml").write_bytes(text)
+    for words in (["--config=mine.yaml"], ["--config", "mine.yaml"]):
+        with pytest.raises(UsageError, match=rf"E466\] mine\.yaml: .*({said})") as error:
+            train(*words)
+        assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_fault_of_the_program_is_no_option_of_the_user(train, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: Any) -> None:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(ParserModule, "training_step", fail)
+    with pytest.raises(RuntimeError, match="a fault"):
+        train("--run=faulty")
+
+
+def test_a_checkpoint_that_is_named_does_not_replace_a_run(train, tmp_path: Path):
+    train("--run=one", "--trainer.max_epochs=1")
+    train("--run=two", "--trainer.max_epochs=1")
+    first = Path("runs/two/best.ckpt").read_bytes()
+    with pytest.raises(UsageError, match=r"E465.*runs/two"):
+        train("--run=two", "--ckpt_path=runs/one/last.ckpt", "--trainer.max_epochs=2")
+    (tmp_path / "mine.ckpt").write_text("mine")
+    with pytest.raises(BundleError, match=r"E302.*mine\.ckpt"):
+        train("--run=three", "--ckpt_path=mine.ckpt")
+    assert Path("runs/two/best.ckpt").read_bytes() == first
+    train("--run=two", "--ckpt_path=runs/two/last.ckpt", "--trainer.max_epochs=2")
+    assert last("two")["global_step"] == 8
+
+
+def test_figures_of_somebody_are_not_replaced(train):
+    Path("results/mine").mkdir(parents=True)
+    Path("results/mine/metrics.json").write_text('{"mine": 1}')
+    with pytest.raises(UsageError, match=r"E450.*results/mine/metrics\.json"):
+        train("--run=mine")
+    assert Path("results/mine/metrics.json").read_text() == '{"mine": 1}'
+    assert not Path("runs/mine").exists()
 
 
 @pytest.mark.parametrize("words, code", [(["--data.root=nowhere"], "E202"), (["--data.spis=7"], "E203"), ([], "E201")])

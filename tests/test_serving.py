@@ -154,6 +154,46 @@ def test_bad_requests_are_refused(service: Service, path: str, body: bytes, stat
     talk(create_app(service), work)
 
 
+@pytest.mark.parametrize(
+    ("name", "long", "code"),
+    [("conv-nar-topv2", "a, " * 300, "E411"), ("layerskip-topv2", "wake me at 6 and " * 20, "E487")],
+)
+def test_a_bad_utterance_fails_its_own_request_alone(
+    name: str, long: str, code: str, repository: Path, monkeypatch: pytest.MonkeyPatch
+):
+    service = Service([repository / "models" / name])
+    parser = service.bundle().parser
+    good = ["play queen", "wake me at 6", "snooze", "any rain today"]
+    expected = [str(parser.parse([text])[0][0].frame) for text in good]
+    bad, codes = [" ", "\ud800", long], ["E410", "E412", code]
+    # A language model finds that out while it parses, when all utterances are cut into pieces.
+    monkeypatch.setattr(parser, "context", 80, raising=False)
+
+    async def work(client: httpx.AsyncClient) -> None:
+        async def ask(path: str, body: object) -> httpx.Response:
+            return await client.post(path, content=json.dumps(body), headers={"content-type": "application/json"})
+
+        # The first is parsed alone; the others have come when that is done, and are parsed together.
+        asked = ["play it", good[0], bad[0], good[1], bad[1], good[2], bad[2], good[3]]
+        one_by_one, several, failing = await asyncio.gather(
+            asyncio.gather(*(ask("/parse", {"text": text}) for text in asked)),
+            ask("/parse/batch", {"texts": good}),
+            ask("/parse/batch", {"texts": [*good, bad[2]]}),
+        )
+        assert [reply.json()["hypotheses"][0]["text"] for reply in one_by_one[1::2]] == expected
+        assert [reply.json()["error"]["code"] for reply in one_by_one[2::2]] == codes
+        assert [reply.status_code for reply in one_by_one[2::2]] == [422] * 3
+        assert [found["hypotheses"][0]["text"] for found in several.json()["results"]] == expected
+        assert (failing.status_code, failing.json()["error"]["where"]) == (422, "texts[4]")
+
+    talk(create_app(service), work)
+    batches = [
+        service.metrics.registry.get_sample_value(f"framefill_batch_utterances_{part}", {"bundle": name, **size})
+        for part, size in (("bucket", {"le": "8.0"}), ("count", {}))
+    ]
+    assert batches[0] < batches[1], "good and bad were parsed together"  # type: ignore[operator]
+
+
 def test_a_body_that_tells_no_length_is_measured(limited: Callable[..., Service]):
     async def work(client: httpx.AsyncClient) -> None:
         async def parts():

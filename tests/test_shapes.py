@@ -131,6 +131,8 @@ def test_mapping_files_in_yaml_and_json(tmp_path: Path):
         ("version: 1\nintents: {A: 1}", "E521.*'A' to 1"), ("version: 1\nslots: {A: ' '}", "E521.*'A'"),
         ("version: 1\nintents: {IN:A: a}", "E521.*prefix"), ("version: 1\nunmapped: drop", "E521.*drop"),
         ("!!python/object/apply:os.getcwd []", "E520"),
+        ("version: 1\nintents: {A: a}\nslots: {}\nintents: {B: b}", "E520.*'intents' stands twice, in lines 2 and 4"),
+        ("version: 1\nintents:\n  A: a\n  A: b", "E520.*'A' stands twice"),
     ],
 )  # fmt: skip
 def test_wrong_mapping_files_are_refused(tmp_path: Path, text: str, code: str):

@@ -38,11 +38,10 @@ def fit(folder: Path, corpus: Path, repository: Path, *arguments: str, config: P
     return log.read_text()
 
 
-def in_a_fork(command: list[str]) -> subprocess.CompletedProcess:
-    """Stands in for ``subprocess.run(command)`` of a ``python -m scripts.cli`` in the current folder."""
+def in_a_fork(command: list[str]) -> int | None:
+    """Stands in for :func:`scripts.trainings.run_to_end` of a ``python -m scripts.cli`` in the current folder."""
     folder = Path.cwd()
-    status = _run(folder, folder / "output.log", command[command.index("scripts.cli") + 1 :])
-    return subprocess.CompletedProcess(command, status, (folder / "output.log").read_text())
+    return _run(folder, folder / "output.log", command[command.index("scripts.cli") + 1 :])
 
 
 def begin(folder: Path, corpus: Path, repository: Path, *arguments: str) -> BaseProcess:

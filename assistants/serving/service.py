@@ -10,7 +10,7 @@ from pathlib import Path
 import structlog
 
 from assistants import runtime
-from assistants.answers import Answer, answer, own_threshold
+from assistants.answers import Answer, answer_each, own_threshold
 from assistants.onnx_backend import BundleParser
 from assistants.serving.batching import Batcher, Job
 from assistants.serving.limits import Limits, RefusedError, check_texts
@@ -59,27 +59,22 @@ class ServedBundle:
     def _work(self, jobs: Sequence[Job]) -> list[list[Answer] | Exception]:
         """Parses jobs in a thread. An utterance that cannot be parsed fails its own job alone."""
         parser = self.parser  # the same for the whole batch, if a reload comes between
-        results: list[list[Answer] | Exception] = []
-        good: list[Job] = []
-        for job in jobs:
-            try:
-                parser.tokenizer.batch(job.texts)
-            except UsageError as error:
-                results.append(error)
-            else:
-                results.append([])
-                good.append(job)
         began = time.perf_counter()
-        texts = [text for job in good for text in job.texts]
-        answers = iter(answer(parser, texts, jobs[0].n_best, self._threshold) if texts else [])
-        self._metrics.batches.labels(self.name).observe(len(texts))
+        found = iter(answer_each(parser, [text for job in jobs for text in job.texts], jobs[0].n_best, self._threshold))
         self._metrics.parsing.labels(self.name).observe(time.perf_counter() - began)
-        for place, job in enumerate(jobs):
-            if not isinstance(results[place], Exception):
-                results[place] = own = [next(answers) for _ in job.texts]
-                for one in own:
-                    self._metrics.utterances.labels(self.name, "abstained" if one.abstained else "answered").inc()
-        return results
+        self._metrics.batches.labels(self.name).observe(sum(len(job.texts) for job in jobs))
+        return [self._result([next(found) for _ in job.texts]) for job in jobs]
+
+    def _result(self, found: Sequence[Answer | UsageError]) -> list[Answer] | UsageError:
+        """The answers of a job, or the error of its first utterance that cannot be parsed."""
+        answers: list[Answer] = []
+        for place, one in enumerate(found):
+            if isinstance(one, UsageError):
+                return one.at(f"texts[{place}]") if len(found) > 1 else one
+            answers.append(one)
+        for one in answers:
+            self._metrics.utterances.labels(self.name, "abstained" if one.abstained else "answered").inc()
+        return answers
 
 
 class Service:

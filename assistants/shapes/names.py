@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from frames.errors import UsageError
+from frames.files import parse_json
 from frames.ontology import Ontology
 
 #: Version of the file's format.
@@ -51,7 +51,7 @@ class Names:
         path = Path(path)
         try:
             text = path.read_text(encoding="utf-8")
-            value = json.loads(text) if path.suffix == ".json" else _yaml(text)
+            value = parse_json(text) if path.suffix == ".json" else _yaml(text)
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise UsageError(
@@ -87,14 +87,10 @@ class Names:
 
 
 def _yaml(text: str) -> Any:
-    import yaml
+    # YAML comes with the servers alone.
+    from frames.yaml_files import parse_yaml
 
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from error
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
+    return parse_yaml(text)
 
 
 def _fault(value: Any) -> str | None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentParser
 
 from frames.errors import UsageError
+from frames.yaml_files import parse_yaml
 from lightning_modules.datamodule import TOPv2DataModule
 from lightning_modules.lottery.experiment import StudyConfig
 from lightning_modules.parser_module import ParserModule
+from lightning_modules.reasons import option_reason
 
 
 def read_config(path: Path | str) -> tuple[ParserModule, dict[str, Any], StudyConfig]:
@@ -26,16 +27,15 @@ def read_config(path: Path | str) -> tuple[ParserModule, dict[str, Any], StudyCo
     parser.add_class_arguments(TOPv2DataModule, "data")
     parser.add_argument("--study", type=StudyConfig, default=StudyConfig())
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        config = parser.parse_object(yaml.safe_load(text))
-        built = parser.instantiate_classes(config)
-        named = yaml.safe_load(text).get("data") or {}
+        sections = parse_yaml(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(sections, dict) or not isinstance(sections.get("model"), dict):
+            raise ValueError("no section model")
+        built = parser.instantiate_classes(parser.parse_object(sections))
     except Exception as error:  # jsonargparse raises types of its own beside those of the classes
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise UsageError(
             "E566",
-            f"not a config of a transfer study ({lines[-1] if lines else type(error).__name__}).",
+            f"not a config of a transfer study ({option_reason(error)}).",
             where=str(path),
             remedy="See configs/lottery_conv_nar.yaml.",
         ) from error
-    return built.model, dict(named), built.study
+    return built.model, dict(sections.get("data") or {}), built.study

@@ -52,9 +52,9 @@ class StageStore:
         try:
             record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
             damaged = [name for name, digest in record["files"].items() if sha256(folder / name) != digest]
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise _half_written(folder, repr(error)) from error
-        if damaged or record["key"] != json.loads(json.dumps(key)):
+        if damaged or record.get("key") != json.loads(json.dumps(key)):
             raise _half_written(folder, f"{', '.join(damaged) or RECORD} is not what was written")
         return record
 
@@ -72,6 +72,7 @@ class StageStore:
             MachineError: the disk is full or the folder cannot be written.
         """
         folder = self.folder(key)
+        temporary: Path | None = None
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=self.root))
@@ -88,9 +89,11 @@ class StageStore:
             except OSError:
                 if not folder.exists():
                     raise
-                shutil.rmtree(temporary)
         except OSError as error:
             raise machine_error(folder, error) from error
+        finally:
+            if temporary is not None and temporary.exists():
+                shutil.rmtree(temporary, ignore_errors=True)
 
     def tensors(self, key: Mapping[str, Any], name: str) -> dict[str, Tensor]:
         """A file of tensors of a stage that :meth:`read` found whole."""

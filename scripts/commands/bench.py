@@ -6,8 +6,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from frames.errors import UsageError
 from lightning_modules.lottery.strategies import STRATEGIES
 from scripts.commands import common
+
+#: What becomes of trainings that are done when an experiment ends early.
+_KEPT = "trainings that are done are kept for the next call"
 
 
 def add_arguments(commands: Any) -> None:
@@ -123,10 +127,13 @@ def run_lottery(options: Any) -> None:
     """Trains all that is missing of a transfer study."""
     common.check_files(options.config)
     common.at_least(1, jobs=options.jobs, spis=options.spis)
+    common.at_least(0, seeds=min(options.seeds))
     from data.topv2.reader import data_root
+    from lightning_modules.ending import ended_by_signals
     from lightning_modules.lottery.study import Plan
     from scripts.lottery import lottery
     from scripts.lottery_figures import table
+    from scripts.trainings import name_of
 
     plan = Plan(
         str(options.config),
@@ -138,7 +145,11 @@ def run_lottery(options: Any) -> None:
         tuple(options.strategies),
         "train" if options.spis is None else f"train_{options.spis}spis",
     )
-    folder = lottery(plan, options.jobs, options.out)
+    part = "" if options.spis is None else plan.split
+    out = options.out or Path("results") / name_of(options.config) / part
+    _check_results(out, "study.json")
+    with ended_by_signals(_KEPT):
+        folder = lottery(plan, options.jobs, out)
     table(folder)
     print(f"figures: {folder / 'summary.json'}\nplots: {folder}/*.png")
 
@@ -146,11 +157,44 @@ def run_lottery(options: Any) -> None:
 def run_structured(options: Any) -> None:
     """Trains and measures structured tickets."""
     common.check_files(options.config)
+    common.at_least(0, seeds=min(options.seeds))
+    if wrong := [kept for kept in options.kept if not 0 < kept <= 1]:
+        raise UsageError("E492", f"--kept {wrong[0]} is no share.", remedy="Give numbers above 0, at most 1.")
     from data.topv2.reader import data_root
+    from lightning_modules.ending import ended_by_signals
     from lightning_modules.lottery.study import experiment_of
     from scripts.structured import structured
     from scripts.trainings import name_of
 
-    experiment = experiment_of(str(options.config), str(data_root(options.data_root)), str(options.stages))
     out = options.out or Path("results") / name_of(options.config)
-    print(f"rows: {structured(experiment, options.domain, options.kept, options.seeds, out)}")
+    _check_results(out, "structured.json")
+    experiment = experiment_of(str(options.config), str(data_root(options.data_root)), str(options.stages))
+    with ended_by_signals(_KEPT):
+        path = structured(experiment, options.domain, options.kept, options.seeds, out)
+    print(f"rows: {path}")
+
+
+def _check_results(folder: Path, record: str) -> None:
+    """Checks the folder of an experiment's results, whose tables and plots carry no mark of their own.
+
+    Args:
+        folder: of the results.
+        record: name of the file by which they are known as this program's.
+
+    Raises:
+        UsageError: files are there, and no record of this program's.
+        MachineError: nothing can be written there.
+    """
+    from frames.outputs import check_output
+
+    check_output(folder / record)
+    if (folder / record).exists() or not folder.is_dir():
+        return
+    there = sorted(path.name for path in folder.iterdir() if path.is_file() and path.suffix in (".json", ".png"))
+    if there:
+        raise UsageError(
+            "E493",
+            f"the folder has {there[0]}, but no {record} of framefill's.",
+            where=str(folder),
+            remedy="Name another folder with --out.",
+        )

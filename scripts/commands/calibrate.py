@@ -50,9 +50,13 @@ def run(options: Any) -> None:
     common.check_device(options.device)
     common.check_outputs(options.overwrite, json=options.json)
     if options.bundle is not None and options.decoding:
-        raise UsageError("E515", "--decoding is for a checkpoint: a bundle decodes as it was exported.")
+        raise UsageError(
+            "E515", "--decoding is for a checkpoint: a bundle decodes as it was exported.", remedy="Leave it out."
+        )
     if options.checkpoint is not None and options.out_of_scope is not None:
-        raise UsageError("E516", "--out-of-scope is for a bundle: a checkpoint gets no probabilities.")
+        raise UsageError(
+            "E516", "--out-of-scope is for a bundle: a checkpoint gets no probabilities.", remedy="Leave it out."
+        )
     root = data_root(options.data_root)
     examples = read_split(root, options.split, options.domains)
     with Progress(transient=True, disable=not sys.stderr.isatty()) as bar:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import re
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from frames.errors import UsageError
+from frames.files import parse_json
 
 _ROOT = Path(__file__).resolve().parents[2]
 #: Folder of the bundles that come with framefill, in a clone or installed; the most accurate is used when no bundle is
@@ -102,7 +102,11 @@ def at_least(minimum: int, **values: int | None) -> None:
     """
     for name, value in values.items():
         if value is not None and value < minimum:
-            raise UsageError("E402", f"--{name.replace('_', '-')} {value} must be at least {minimum}.")
+            raise UsageError(
+                "E402",
+                f"--{name.replace('_', '-')} {value} must be at least {minimum}.",
+                remedy="`--help` tells what it counts.",
+            )
 
 
 def check_split(name: str) -> None:
@@ -156,12 +160,16 @@ def check_outputs(overwrite: bool, **paths: Path | None) -> None:
             continue
         where = path.resolve()
         if where in named:
-            raise UsageError("E473", f"--{named[where]} and --{name} name one file.", where=str(path))
+            raise UsageError(
+                "E473", f"--{named[where]} and --{name} name one file.", where=str(path), remedy="Name two."
+            )
         named[where] = name
-        check_output(path, overwrite)
         parent = next(folder for folder in where.parents if folder.exists())
         if not parent.is_dir():
-            raise UsageError("E474", f"{parent} is a file, not a folder.", where=f"--{name} {path}")
+            raise UsageError(
+                "E474", f"{parent} is a file, not a folder.", where=f"--{name} {path}", remedy="Name another place."
+            )
+        check_output(path, overwrite)
 
 
 def decoding_options(words: Sequence[str]) -> dict[str, Any]:
@@ -174,7 +182,7 @@ def decoding_options(words: Sequence[str]) -> dict[str, Any]:
     for word in words:
         name, _, text = word.partition("=")
         try:
-            value = json.loads(text)
+            value = parse_json(text)
         except ValueError:
             value = text  # a name
         infinite = isinstance(value, float) and not math.isfinite(value)

@@ -63,7 +63,9 @@ def _bundle_to_keep_in(options: Any) -> Any:
     from assistants.bundle import changeable
 
     if options.bundle is None:
-        raise UsageError("E415", "--keep needs --bundle: figures are kept in its manifest.")
+        raise UsageError(
+            "E415", "--keep needs --bundle: figures are kept in its manifest.", remedy="Name the bundle's folder."
+        )
     if options.domains or options.split != "eval":
         raise UsageError(
             "E416",

@@ -41,10 +41,11 @@ def _figures(path: Path) -> dict[str, Any]:
     from frames.files import read_json
 
     record = read_json(path, "a record of figures", "E409")
-    if not isinstance(record, dict) or not isinstance(record.get("exact_match"), (int, float)):
+    figure = record.get("exact_match") if isinstance(record, dict) else None
+    if isinstance(figure, bool) or not isinstance(figure, int | float) or not 0 <= figure <= 100:
         raise UsageError(
             "E475",
-            "this is no record of figures: it has no number `exact_match`.",
+            "this is no record of figures: it has no number `exact_match` from 0 to 100.",
             where=str(path),
             remedy="Give results/<run>/metrics.json, or what `framefill evaluate --json FILE` wrote.",
         )

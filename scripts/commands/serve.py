@@ -110,8 +110,8 @@ def _serve(options: Any) -> None:
 
     rate = None if options.rate == "none" else options.rate
     try:
-        if rate is not None:
-            limits.parse(rate)
+        if rate is not None and limits.parse(rate).amount < 1:
+            raise ValueError("no request would be answered")
     except ValueError as error:
         raise UsageError("E478", f"--rate {rate!r} cannot be read.", remedy="Write 100/second, or none.") from error
     logs.configure()
