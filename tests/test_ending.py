@@ -29,9 +29,11 @@ def test_an_experiment_that_is_ended_tells_so(
 ):
     config = repository / "configs" / f"lottery{'_structured' if experiment == 'structured' else ''}_conv_nar.yaml"
     common = ["--config", str(config), "--data-root", str(corpus), "--stages", "stages", "--out", "out"]
+    # A shell that starts the tests in the background has its children ignore SIGINT.
     # A training step asks the process to end, so that the signal comes within a training whatever the machine's speed.
     code = (
-        "import os, sys\n"
+        "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from lightning_modules.parser_module import ParserModule\n"
         "from scripts.cli import main\n"
         "step = ParserModule.training_step\n"

@@ -124,7 +124,7 @@ def test_lightweight_convolution_is_a_depthwise_convolution():
 
 def test_padding_changes_nothing():
     torch.manual_seed(0)
-    model = ConvNAR(SMALL, vocabulary=50, ontology=9, max_positions=20).eval()
+    model = ConvNAR(SMALL, vocabulary=50, num_ontology_tokens=9, max_positions=20).eval()
     pieces, lengths = torch.randint(2, 50, (1, 6)), torch.tensor([6])
     memory, priors = model.encode(pieces, None)
     scores = model.decode(memory, pieces, None, torch.full((1, 6), MASKED), lengths)
@@ -141,7 +141,7 @@ def test_padding_changes_nothing():
 def test_groups_score_as_they_would_alone(copy: str):
     torch.manual_seed(0)
     config = replace(SMALL, pointer_copy=copy, decoder_self_heads=2)
-    model = ConvNAR(config, vocabulary=50, ontology=9, max_positions=20).eval()
+    model = ConvNAR(config, vocabulary=50, num_ontology_tokens=9, max_positions=20).eval()
     pieces = torch.randint(2, 50, (5, 6))
     mask = torch.arange(6)[None] < torch.tensor([6, 4, 6, 5, 6])[:, None]
     lengths = torch.tensor([3, 3, 5, 4, 5])
