@@ -22,6 +22,7 @@ from lightning_modules.datamodule import Assets, Needs, TOPv2DataModule
 from lightning_modules.metrics import FrameExactMatch
 from lightning_modules.resume import check_same_training
 from lightning_modules.saved import parameters_of, read_checkpoint, under_present_names
+from parsers.bounds import check_bounds
 from parsers.interface import Parser
 from parsers.pointer_network import PointerNetwork
 
@@ -43,6 +44,9 @@ class OptimizationConfig:
     lr_warmup: float = 0.05
     label_smoothing: float = 0.1
     encoder_lr: float | None = None
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
 
 class TargetLogProbs(NamedTuple):

@@ -55,14 +55,6 @@ class RAFOptimizationConfig(NAROptimizationConfig):
     bank_refresh_steps: int = 500
     scenarios_encoded_per_step: int | None = None
 
-    def __post_init__(self) -> None:
-        if self.num_mined_negatives is not None and self.num_mined_negatives < 0:
-            raise ValueError(f"num_mined_negatives {self.num_mined_negatives}: at least 0, or null for the whole bank")
-        if self.num_ranking_negatives < 0:
-            raise ValueError(f"num_ranking_negatives {self.num_ranking_negatives}: at least 0")
-        if self.bank_refresh_steps < 1:
-            raise ValueError(f"bank_refresh_steps {self.bank_refresh_steps}: at least 1")
-
 
 class RAFModule(PretrainedModule, NARModule):
     """RAF (Shrivastava et al. 2022) under Lightning.

@@ -17,6 +17,7 @@ from frames.errors import FrameError
 from frames.linearization import POINTER_FORMS, TargetIds
 from frames.ontology import Ontology
 from frames.tokenization import PieceTokenizer, Source
+from parsers.bounds import check_bounds
 from parsers.confidence import ProbabilityEstimator, Reading, pooled
 from parsers.constrained import Decoded, Grammar, LengthCandidate, decode, greedy
 from parsers.groups import SIZE, in_groups, pad
@@ -48,8 +49,7 @@ class DecodingConfig:
     def __post_init__(self) -> None:
         if self.num_rescored and not self.constrained:
             raise ValueError("rescored frames come from the search among well-formed ones: give constrained: true")
-        if self.length_beam < 1:
-            raise ValueError(f"length_beam {self.length_beam} must be at least 1")
+        check_bounds(self)
 
 
 class Backend(Protocol):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from parsers.bounds import check_bounds
 from parsers.dropout import ByteDropout
 from parsers.encoders import to_autocast_dtype
 from parsers.layout import Layout
@@ -30,6 +31,9 @@ class PointerConfig:
     dropout: float = 0.1
     input_dropout: float = 0.1
     max_length: int = 79
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
 
 class PointerDecoder(nn.Module):

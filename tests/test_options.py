@@ -11,6 +11,7 @@ from lightning_modules.datamodule import TOPv2DataModule
 from lightning_modules.kinds import KINDS, module_class
 from lightning_modules.raf import RAFModule
 from parsers.aliases import options_of
+from parsers.bounds import BOUNDS
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -45,3 +46,28 @@ def test_configs_name_options_that_exist(path: Path):
     for group, given in groups.items():
         known = {name for module in modules(config) for name in options_of(getattr(module, GROUPS[group]))}
         assert given.keys() <= known, f"{group} has no {sorted(given.keys() - known)}"
+
+
+def test_bounds_are_of_options_that_exist():
+    known = {
+        name
+        for kind in KINDS
+        for attribute in GROUPS.values()
+        for name in options_of(getattr(module_class(kind), attribute))
+    }
+    assert BOUNDS.keys() <= known
+
+
+@pytest.mark.parametrize("name", sorted(BOUNDS))
+def test_every_bound_is_kept(name: str):
+    least, most = BOUNDS[name]
+    kept = 0
+    for kind in KINDS:
+        for attribute in GROUPS.values():
+            options = getattr(module_class(kind), attribute)
+            if name in options_of(options):
+                kept += 1
+                for wrong in (least - 1, float("nan"), *([most + 1] if most < float("inf") else [])):
+                    with pytest.raises(ValueError, match=f"^{name} "):
+                        options(**{name: wrong})
+    assert kept

@@ -12,6 +12,7 @@ from frames.linearization import POINTER_FORMS, TargetIds
 from frames.ontology import Ontology
 from frames.tokenization import Edges, PieceTokenizer, Source
 from parsers.autoregressive.model import Autoregressive
+from parsers.bounds import check_bounds
 from parsers.constrained import Grammar, State
 from parsers.groups import in_groups, pad
 from parsers.interface import Hypothesis, check_request
@@ -29,8 +30,7 @@ class AutoregressiveDecodingConfig:
     beam: int = 1
 
     def __post_init__(self) -> None:
-        if self.beam < 1:
-            raise ValueError(f"beam {self.beam} must be at least 1")
+        check_bounds(self)
 
 
 @dataclass(frozen=True, slots=True)

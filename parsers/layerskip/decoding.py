@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from parsers.bounds import check_bounds
 from parsers.layerskip.automaton import Cursor
 from parsers.layerskip.backend import Backend
 from parsers.layerskip.policy import ExitPolicy, worth_drafting
@@ -59,9 +60,7 @@ class LayerSkipDecodingConfig:
     group: int = 32
 
     def __post_init__(self) -> None:
-        for name, least in (("drafts", 1), ("copies", 0), ("group", 1), ("temperature", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} {getattr(self, name)} must be at least {least}")
+        check_bounds(self)
         if not self.verify and not self.exit_layer:
             raise ValueError("verify: false answers with early layers alone: give exit_layer")
 

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from frames.errors import UsageError
 from frames.tokenization import PieceTokenizer
+from parsers.bounds import check_bounds
 from parsers.layerskip.cache import RowCache
 from parsers.layerskip.layer import few_product, is_plain, run_layer
 from parsers.layerskip.spelling import EXTRA, Spelling
@@ -55,6 +56,9 @@ class LayerSkipConfig:
     lora_rank: int = 0
     checkpoint_layers: bool = False
     max_length: int = 512
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
 
 def load_language_model(name: str) -> PreTrainedModel:

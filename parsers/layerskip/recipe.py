@@ -12,6 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from parsers.bounds import check_bounds
+
 
 @dataclass
 class RecipeConfig:
@@ -43,10 +45,9 @@ class RecipeConfig:
     exit_fade: float = 0.0
 
     def __post_init__(self) -> None:
+        check_bounds(self)
         if not 0 <= self.layer_dropout < 1:
             raise ValueError(f"layer_dropout {self.layer_dropout}: at least 0, below 1")
-        if self.rotation < 1:
-            raise ValueError(f"rotation {self.rotation} must be at least 1")
         if self.last_weight is not None and not 0 < self.last_weight <= 1:
             raise ValueError(f"last_weight {self.last_weight}: above 0, at most 1")
 

@@ -46,8 +46,6 @@ class RAFDecodingConfig(DecodingConfig):
         super().__post_init__()
         # Bundles' manifests and `--decoding` give plain text, which no type checker has seen.
         check_kind(self.index)
-        if self.num_retrieved < 1:
-            raise ValueError(f"num_retrieved {self.num_retrieved} must be at least 1")
 
 
 @dataclass
