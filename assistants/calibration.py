@@ -262,13 +262,23 @@ def monotone(probabilities: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def least_threshold(probabilities: np.ndarray, right: np.ndarray, target: float = TARGET) -> float:
-    """The least probability at which the rows that have at least that much are right at a share of ``target``.
+    """The least probability at which the rows that have at least that much are surely right at a share of ``target``.
 
-    1.0 where there is none.
+    Of many thresholds the one that just reaches the target on some rows mostly misses it on others, so the share has to be
+    two standard errors above it. Where rows are too few for that, the target itself is enough; 1.0 where there is none.
+
+    Args:
+        probabilities: ``[N]`` of the rows.
+        right: ``[N]`` whether their frames are right.
+        target: share of right rows among the answered ones.
     """
     order, shares = right_of_likeliest(probabilities, right)
-    enough = np.flatnonzero(shares >= target)
-    return round(float(probabilities[order[enough[-1]]]), 4) if len(enough) else 1.0
+    error = np.sqrt(target * (1 - target) / np.arange(1, len(order) + 1))
+    for wanted in (target + 2 * error, target):
+        enough = np.flatnonzero(shares >= wanted)
+        if len(enough):
+            return round(float(probabilities[order[enough[-1]]]), 4)
+    return 1.0
 
 
 def right_of_likeliest(probabilities: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -90,7 +90,10 @@ def main() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     fixed = _service(given_.bundle)
     parser = fixed.bundle().parser
-    parser.parse = lambda texts, n_best=1: [_fixed(text, n_best) for text in texts]  # type: ignore[method-assign]
+    # The tokenizer refuses what no parser reads.
+    parser.parse = lambda texts, n_best=1: [  # type: ignore[method-assign]
+        _fixed(source.text, n_best) for source in parser.tokenizer.batch(list(texts))
+    ]
     parsing = _service(given_.bundle)
     sent: list[Sent] = []
     parts: dict[str, dict[str, Any]] = {}
