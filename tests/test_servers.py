@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -23,6 +24,7 @@ from wyoming.info import Describe, Info, SelectProgram
 from wyoming.intent import Intent, NotRecognized, Recognize
 from wyoming.ping import Ping, Pong
 
+from assistants.serving.server import listening
 from assistants.serving.service import Service
 from assistants.serving.wyoming import WyomingServer
 from assistants.shapes.names import Names
@@ -77,6 +79,15 @@ def ask(connection: http.client.HTTPConnection, text: str = TEXT) -> tuple[dict,
     connection.request("POST", "/parse", json.dumps({"text": text}), {"content-type": "application/json"})
     reply = connection.getresponse()
     return json.loads(reply.read()), reply.will_close
+
+
+def test_connections_send_small_answers_at_once():
+    with (
+        listening("127.0.0.1", 0) as server,
+        socket.create_connection(server.getsockname()),
+        server.accept()[0] as connection,
+    ):
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_a_server_reloads_and_ends_without_losing_a_request(repository: Path, tmp_path: Path):

@@ -35,6 +35,25 @@ class _Server(uvicorn.Server):
         yield
 
 
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens; its connections send small answers at once.
+
+    Args:
+        host: an address of this machine.
+        port: 0 for any that is free.
+
+    Raises:
+        OSError: the address is taken or not this machine's.
+        OverflowError: there is no such port.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    found = socket.create_server((host, port), family=family, backlog=2048)
+    # asyncio turns Nagle's algorithm off only for sockets that name their protocol, which this one does not. With it, a
+    # client that keeps its connection would wait 40 ms for the body of each answer.
+    found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return found
+
+
 async def serve(
     service: Service, app: FastAPI | None, host: str = "127.0.0.1", port: int = 5005, wyoming: str | None = None
 ) -> None:
@@ -57,11 +76,7 @@ async def serve(
     place = f"{host}:{port}"
     try:
         if app is not None:
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            sockets = [socket.create_server((host, port), family=family, backlog=2048)]
-            # Connections inherit it. Without it, a kept-alive client waits 40 ms for the body of each answer: asyncio
-            # turns Nagle's algorithm off for sockets that name their protocol only, which these do not.
-            sockets[0].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sockets = [listening(host, port)]
             http = _Server(_config(service, app))
         if for_home is not None:
             place = str(wyoming)
