@@ -34,26 +34,34 @@ def main() -> None:
 
 
 def count(bundle: Path) -> dict[str, int]:
-    """Parameters of one bundle: of each graph, of them the word embeddings, and of all graphs together."""
+    """Parameters of one bundle: of each graph, of all graphs together, and of these the word embeddings.
+
+    A language model's table embeds tokens in one graph and scores them in another; together it counts once.
+    """
     counts: dict[str, int] = {}
-    embeddings = 0
+    embeddings: dict[str, int] = {}
+    shared = 0
     for path in sorted(bundle.glob("*.int8.onnx")):
         weights = dict(_weights(onnx.load(path)))
         counts[path.name.removesuffix(".int8.onnx")] = sum(weights.values())
-        embeddings += sum(size for name, size in weights.items() if _is_embedding(name))
-    return {**counts, "total": sum(counts.values()), "word_embeddings": embeddings}
+        tables = {name: size for name, size in weights.items() if _is_embedding(name)}
+        shared += sum(size for name, size in tables.items() if name in embeddings)
+        embeddings |= tables
+    return {**counts, "total": sum(counts.values()) - shared, "word_embeddings": sum(embeddings.values())}
 
 
 def _weights(graph: onnx.ModelProto) -> Iterator[tuple[str, int]]:
     for tensor in graph.graph.initializer:
-        quantized = tensor.name.endswith("_quantized")
-        helper = tensor.name.endswith(("_scale", "_zero_point", "sinusoids"))
+        quantized = tensor.name.endswith(("_quantized", "_rows_int8", "_columns_int8"))
+        helper = tensor.name.endswith(("_scale", "_scales", "_zero_point", "sinusoids"))
         if quantized or (tensor.data_type in FLOATS and tensor.dims and not helper):
             yield tensor.name, prod(tensor.dims)
 
 
 def _is_embedding(name: str) -> bool:
-    return name.endswith(("word_embeddings.weight_quantized", "encoder.embedding.weight_quantized"))
+    return name.endswith(
+        ("word_embeddings.weight_quantized", "encoder.embedding.weight_quantized", "lm_head.weight_rows_int8")
+    )
 
 
 if __name__ == "__main__":
