@@ -2,13 +2,14 @@
 
 ``python -m benchmarks.layerskip_exits --checkpoints recipe=runs/layerskip_tiny/best.ckpt none=runs/layerskip_tiny_plain/best.ckpt``
 
-For each checkpoint: exact match at full depth, exact match of every exit alone (early exit without verification), and the
+The record keeps checkpoints of other names that were measured before. For each checkpoint: exact match at full depth, exact match of every exit alone (early exit without verification), and the
 share of the exit's drafts that the whole model accepts.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,25 +32,32 @@ def main() -> None:
         help="checkpoints or bundles, and what they are called; names that begin with none were trained without the recipe",
     )  # fmt: skip
     asked.add_argument("--rows", type=int, default=2000, help="eval rows, evenly spread (default: %(default)s)")
+    asked.add_argument("--domains", nargs="+", help="of these rows (default: all)")
     asked.add_argument("--drafts", type=int, default=5, help="drafts before they are verified (default: %(default)s)")
     asked.add_argument("--device", default="cpu", help="where the parsers work (default: %(default)s)")
     asked.add_argument("--data-root", help="corpus folder (default: the variable TOPV2_DIR)")
     asked.add_argument("--out", type=Path, default=Path("results/layerskip/exits.json"))
     options = asked.parse_args()
     root = data_root(options.data_root)
-    examples = spread(read_split(root, "eval"), options.rows)
-    measured = []
+    examples = spread(read_split(root, "eval", options.domains), options.rows)
+    names = {name for name, _ in options.checkpoints}
+    before = json.loads(options.out.read_text(encoding="utf-8"))["parsers"] if options.out.exists() else []
+    measured = [entry for entry in before if entry["name"] not in names]
     for name, path in options.checkpoints:
         found = measure(path, examples, options.drafts, options.device)
-        measured.append({"recipe": not name.startswith("none"), "name": name, **found})
-    record = {
-        "parsers": measured,
-        "drafts": options.drafts,
-        "utterances": len(examples),
-        "evaluated_on": corpus_checksum(root, "eval"),
-        "environment": environment(),
-    }
-    write_json(options.out, record)
+        measured.append(
+            {
+                "recipe": not name.startswith("none"),
+                "name": name,
+                **found,
+                "drafts": options.drafts,
+                "domains": options.domains,
+                "utterances": len(examples),
+                "evaluated_on": corpus_checksum(root, "eval", options.domains),
+                "environment": environment(),
+            }
+        )
+    write_json(options.out, {"parsers": measured})
     write_bytes(options.out.with_suffix(".png"), plotted(measured))
     print(options.out)
 
@@ -100,8 +108,9 @@ def plotted(measured: list[dict[str, Any]]) -> bytes:
     for entry in measured:
         layers = [e["exit_layer"] for e in entry["exits"]] + [entry["layers"]]
         scores = [e["exact_match"] for e in entry["exits"]] + [entry["exact_match"]]
-        axes.plot(layers, scores, marker="o", label=entry["name"] + ("" if entry["recipe"] else " (no recipe)"))
-    axes.set_xlabel("layers that answer")
+        shares = [layer / entry["layers"] for layer in layers]
+        axes.plot(shares, scores, marker="o", label=entry["name"] + ("" if entry["recipe"] else " (no recipe)"))
+    axes.set_xlabel("share of the layers that answer")
     axes.set_ylabel("exact match on eval rows, %")
     axes.legend()
     return png(figure)

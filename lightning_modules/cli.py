@@ -55,7 +55,6 @@ MINIMA = {
     "checkpoint_every": 1,
     "threads": 0,
     "seed_everything": 0,
-    "data.seed": 0,
     "data.vocabulary": 1,
     "trainer.accumulate_grad_batches": 1,
     "trainer.check_val_every_n_epoch": 1,
