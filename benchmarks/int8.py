@@ -41,12 +41,20 @@ def main() -> None:
     result: dict[str, Any] = {}
     for path in sorted(folder for folder in given.before.iterdir() if (folder / "manifest.json").exists()):
         pair = {"before": runtime.load(path), "after": runtime.load(given.after / path.name)}
-        for parser in pair.values():
+        # Bundles of before may have had no probabilities, which cost time of their own.
+        plain = {
+            name: runtime.load(parent / path.name)
+            for name, parent in (("before", given.before), ("after", given.after))
+        }
+        for parser in plain.values():
+            parser.confidence = None
+        for parser in (*pair.values(), *plain.values()):
             parser.parse(texts[:10])
         result[path.name] = {
             "exact_match": {name: parser.manifest["metrics"].get("exact_match") for name, parser in pair.items()},
             **{name: agreement(parser, texts) for name, parser in pair.items()},
             "time_after_by_time_before": ratios(pair, texts, given.timed, given.batch),
+            "time_without_probabilities": ratios(plain, texts, given.timed, given.batch),
         }
         print(path.name, result[path.name], flush=True)
     record = {
