@@ -9,6 +9,7 @@ import sys
 import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
@@ -334,7 +335,8 @@ def fit(arguments: list[str]) -> None:
     _quiet()
     try:
         with ended_by_signals("continue with --resume true"):
-            FrameFillCLI()
+            # What jsonargparse keeps in context variables after an error would change the next parse of this process.
+            copy_context().run(FrameFillCLI)
     except FramefillError as error:
         raise error.naming(OPTIONS) from error
 
