@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from assistants.saturation import saturates
 from frames.tokenization import PieceTokenizer
 from parsers.interface import Parser
 from parsers.nar import Encoded, NonAutoregressiveParser
@@ -30,6 +31,9 @@ class OnnxGraphs:
         options = onnxruntime.SessionOptions()
         for name, value in self.settings.items():
             options.add_session_config_entry(name, value)
+        if saturates():
+            # Slower instructions that do not.
+            options.add_session_config_entry("session.x64quantprecision", "1")
         # The matrices are small: a batch gains more from groups of utterances side by side (`load`, threads).
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1

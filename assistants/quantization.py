@@ -2,10 +2,9 @@
 
 onnxruntime's dynamic quantization takes one activation scale from a whole tensor, so an utterance gets other activations,
 and sometimes another frame, in a batch than alone. :func:`by_row` gives every row of a matrix product a scale of its own, as
-vector-wise quantization does (Dettmers et al. 2022, arXiv 2208.07339, section 3.2). The weights stay what they are.
-
-Weights become unsigned, with a zero point of 128, because processors without VNNI saturate the 16-bit sums of a product of
-unsigned activations and signed weights; with unsigned weights every processor computes the same integers.
+vector-wise quantization does (Dettmers et al. 2022, arXiv 2208.07339, section 3.2). The weights stay what they are: signed,
+for that is what processors have fast instructions for. Where those saturate, :class:`assistants.onnx_backend.OnnxGraphs` takes
+others, so that every processor computes the same integers.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from parsers.raf.candidate import RAFDecodingConfig
 
 #: Domain of onnxruntime's own operators.
 CONTRIB = "com.microsoft"
-#: Zero point of activations and of weights, the middle of uint8.
+#: Zero point of activations, the middle of uint8; that of weights is 0, but was this in an earlier version's graphs.
 MIDDLE = 128
 #: Largest magnitude of an activation in int8.
 LARGEST = 127
@@ -69,7 +68,7 @@ def by_row(content: bytes) -> bytes:
     model = onnx.ModelProto.FromString(content)
     graph = model.graph
     found = _Graph(graph)
-    constants: dict[str, np.ndarray] = {
+    constants = {
         "row_axis": np.array([-1], np.int64),
         "row_step": np.array(1 / LARGEST, np.float32),
         "row_zero_point": np.array(MIDDLE, np.uint8),
@@ -81,7 +80,6 @@ def by_row(content: bytes) -> bytes:
             replaced[node.output[0]] = list(_quantize_rows(node.input[0], node.output[0]))
         elif node.op_type == "MatMulInteger":
             product = found.product(node)
-            constants |= product.constants
             replaced[product.result] = product.nodes
             removed |= product.removed
     if not replaced:
@@ -91,10 +89,7 @@ def by_row(content: bytes) -> bytes:
     ]
     del graph.node[:]
     graph.node.extend(nodes)
-    used = {name for node in graph.node for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in used and tensor.name not in constants]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+    _drop_unused(graph)
     graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
     if all(opset.domain != CONTRIB for opset in model.opset_import):
         model.opset_import.append(helper.make_opsetid(CONTRIB, 1))
@@ -125,13 +120,11 @@ class _Product:
         result: name of its output.
         nodes: in place of the node with that output.
         removed: outputs of its other nodes.
-        constants: by name.
     """
 
     result: str
     nodes: list[NodeProto]
     removed: set[str]
-    constants: dict[str, np.ndarray]
 
 
 class _Graph:
@@ -154,33 +147,56 @@ class _Graph:
             scales = self.producer[next(name for name in scaled.input if name != cast.output[0])]
             activation_scale = self.producer[activation].output[1]
             weight_scale = next(name for name in scales.input if name != activation_scale)
-            values, zeros, columns = (self._constant(name) for name in (weight, zero, weight_scale))
+            zeros = numpy_helper.to_array(self.constants[zero])
         except (KeyError, ValueError, StopIteration) as error:
-            raise BundleError(
-                "E517",
-                f"the product {node.name!r} is not as onnxruntime's dynamic quantization writes it ({error!r}).",
-                remedy="Export the fp32 graph again, and report the version of onnxruntime.",
-            ) from error
+            raise _unknown(node, repr(error)) from error
+        if zeros.any():
+            raise _unknown(node, "weights with a zero point")
         result = scaled.output[0]
-        unsigned = {weight: _unsigned(values), zero: _unsigned(np.broadcast_to(zeros, columns.shape))}
-        inputs = [activation, weight, "row_step", weight_scale, "row_zero_point", zero]
+        inputs = [activation, weight, "row_step", weight_scale, "row_zero_point"]
         nodes = [
             helper.make_node("MatMulIntegerToFloat", inputs, [f"{result}_unit"], domain=CONTRIB),
             helper.make_node("Mul", [f"{result}_unit", _scale_of(activation)], [result]),
         ]
-        return _Product(result, nodes, {node.output[0], cast.output[0], scales.output[0]}, unsigned)
-
-    def _constant(self, name: str) -> np.ndarray:
-        return numpy_helper.to_array(self.constants[name])
+        return _Product(result, nodes, {node.output[0], cast.output[0], scales.output[0]})
 
 
-def _unsigned(values: np.ndarray) -> np.ndarray:
-    """int8 as uint8 with the zero point in the middle."""
-    return (values.astype(np.int16) + MIDDLE).astype(np.uint8) if values.dtype == np.int8 else values
+def _unknown(node: NodeProto, reason: object) -> BundleError:
+    return BundleError(
+        "E517",
+        f"the product {node.name!r} is not as onnxruntime's dynamic quantization writes it ({reason}).",
+        remedy="Export the fp32 graph again, and report the version of onnxruntime.",
+    )
+
+
+def signed(content: bytes) -> bytes:
+    """A graph with the unsigned weights of an earlier version, with signed ones; any other comes back as it is."""
+    model = onnx.ModelProto.FromString(content)
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    earlier = [node for node in model.graph.node if node.op_type == "MatMulIntegerToFloat" and len(node.input) == 6]
+    if not earlier:
+        return content
+    for name in {node.input[1] for node in earlier}:
+        values = numpy_helper.to_array(tensors[name]).astype(np.int16) - MIDDLE
+        tensors[name].CopyFrom(numpy_helper.from_array(values.astype(np.int8), name))
+    for node in earlier:
+        del node.input[5]  # the zero point
+    _drop_unused(model.graph)
+    return model.SerializeToString()
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    """Removes constants that no node reads."""
+    used = {name for node in graph.node for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
 
 
 def convert(path: Path | str) -> None:
-    """Converts a bundle folder with dynamically quantized graphs, whole or not at all.
+    """Converts the int8 graphs of a bundle folder of an earlier version, whole or not at all.
+
+    Metrics and probabilities go with graphs that were quantized by tensor; signed weights compute what unsigned ones did.
 
     Raises:
         BundleError: the bundle cannot be read, or its graphs are not as ``quantize_dynamic`` writes them.
@@ -188,11 +204,14 @@ def convert(path: Path | str) -> None:
     """
     bundle = changeable(path)
     suffix = PRECISIONS["int8"]
-    graphs = {name: by_row(bundle.read(name)) for name in bundle.manifest["files"] if name.endswith(suffix)}
-    with locked(bundle.path), rewritten(bundle, {*graphs, BACKGROUND}) as (staging, manifest):
+    found = {name: bundle.read(name) for name in bundle.manifest["files"] if name.endswith(suffix)}
+    graphs = {name: by_row(content) for name, content in found.items()}
+    other = any(graphs[name] is not content for name, content in found.items())
+    with locked(bundle.path), rewritten(bundle, {*graphs, *([BACKGROUND] if other else [])}) as (staging, manifest):
         for name, content in graphs.items():
-            write_bytes(staging / name, content)
+            write_bytes(staging / name, signed(content))
         kind = RAFDecodingConfig if "scenarios" in manifest else DecodingConfig
         manifest["decoding"] = known_options(kind, manifest["decoding"])
-        manifest["metrics"] = {}
-        manifest.pop("confidence", None)
+        if other:
+            manifest["metrics"] = {}
+            manifest.pop("confidence", None)

@@ -16,6 +16,7 @@ import math
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -103,10 +104,21 @@ class Background:
 
     def distances(self, states: np.ndarray) -> np.ndarray:
         """Distances ``[B, I]`` of mean encoder states ``[B, W]`` from the intents' means, in standard deviations a dimension."""
-        whitened = states @ self.whitening.astype(np.float32)
-        means = self.means.astype(np.float32)
-        squared = (whitened**2).sum(1)[:, None] - 2 * whitened @ means.T + (means**2).sum(1)
+        whitening, means, norms = self._single
+        whitened = states @ whitening
+        squared = (whitened**2).sum(1)[:, None] - 2 * whitened @ means.T + norms
         return np.sqrt(np.maximum(squared, 0) / states.shape[1])
+
+    @cached_property
+    def _single(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Whitening, means, and squared norms of the means, in single precision: conversion would cost every utterance."""
+        means = self.means.astype(np.float32)
+        return self.whitening.astype(np.float32), means, (means**2).sum(1)
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Row of each intent's mean."""
+        return {label: k for k, label in enumerate(self.intents)}
 
     def to_bytes(self) -> bytes:
         """The arrays as an ``.npz`` file."""
@@ -157,7 +169,8 @@ class Logistic:
 
     def inputs(self, features: np.ndarray) -> np.ndarray:
         """Features ``[N, F]``, NaN where one is not known, as what the weights multiply ``[N, 3 F]``."""
-        standard = np.clip(np.nan_to_num((features - self.mean) / self.deviation), -6, 6)
+        standard = (features - self.mean) / self.deviation
+        standard = np.clip(np.where(np.isnan(standard), 0.0, standard), -6, 6)
         return np.concatenate((standard, standard**2, standard * standard[:, self.switch, None]), axis=1)
 
     def logits(self, features: np.ndarray) -> np.ndarray:
@@ -308,12 +321,11 @@ def frame_features(
 ) -> np.ndarray:
     """The :data:`FEATURES` ``[B, F]``; arguments as for :meth:`Confidence.probabilities`."""
     distances = background.distances(states)
-    intents = {label: k for k, label in enumerate(background.intents)}
     rows = []
     for source, to_intents, length, reading in zip(sources, distances, lengths.tolist(), readings, strict=True):
         tokens, known = reading.tokens, reading.token_scores is not None
         rarities = background.rarities[list(source.ids)].astype(np.float32)
-        own = intents.get(str(tokens[0]).removeprefix("IN:"))
+        own = background.places.get(str(tokens[0]).removeprefix("IN:"))
         nearest = float(to_intents.min())
         rows.append(
             [

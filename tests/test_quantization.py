@@ -10,10 +10,12 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from assistants import quantization, runtime
+from assistants import onnx_backend, quantization, runtime
 from assistants.export import export
-from assistants.quantization import by_row, convert, quantize_graph
+from assistants.quantization import MIDDLE, by_row, convert, quantize_graph, signed
+from assistants.saturation import PRODUCT
 from frames.errors import BundleError
+from frames.folders import write_manifest
 
 #: Utterances of many lengths, so that most of a batch is padding for some of them.
 UTTERANCES = [
@@ -84,6 +86,49 @@ def test_graphs_of_another_shape(products: bytes, monkeypatch: pytest.MonkeyPatc
         by_row(model.SerializeToString())
 
 
+def _unsigned(content: bytes) -> bytes:
+    """A graph as the version before signed weights wrote it."""
+    model = onnx.ModelProto.FromString(content)
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "MatMulIntegerToFloat":
+            weight, columns = node.input[1], tensors[node.input[3]].dims[0]
+            values = (numpy_helper.to_array(tensors[weight]).astype(np.int16) + MIDDLE).astype(np.uint8)
+            tensors[weight].CopyFrom(numpy_helper.from_array(values, weight))
+            zeros = numpy_helper.from_array(np.full(columns, MIDDLE, np.uint8), f"{weight}_zeros")
+            model.graph.initializer.append(zeros)
+            node.input.append(zeros.name)
+    return model.SerializeToString()
+
+
+def test_signed_weights_compute_what_unsigned_ones_did(products: bytes):
+    x = np.random.default_rng(2).normal(size=(3, 4, 48)).astype(np.float32)
+    ours = quantize_graph(products)
+    earlier = _unsigned(ours)
+    assert signed(ours) is ours
+    assert b"_zeros" in earlier and b"_zeros" not in signed(earlier)
+    wanted = _session(ours).run(None, {"x": x})[0]
+    for graph in (earlier, signed(earlier)):
+        np.testing.assert_array_equal(_session(graph).run(None, {"x": x})[0], wanted)
+
+
+def test_processors_that_saturate_compute_the_same(bundle: Path, monkeypatch: pytest.MonkeyPatch):
+    fast = runtime.load(bundle).parse(UTTERANCES)
+    monkeypatch.setattr(onnx_backend, "saturates", lambda: True)
+    exact = runtime.load(bundle).parse(UTTERANCES)
+    assert [[(h.frame, h.score) for h in row] for row in fast] == [[(h.frame, h.score) for h in row] for row in exact]
+
+
+def test_probe_is_the_product_that_its_comment_tells():
+    kinds = {"a": TensorProto.UINT8, "b": TensorProto.INT8, "y": TensorProto.INT32}
+    given = [helper.make_tensor_value_info(name, kind, None) for name, kind in kinds.items()]
+    graph = helper.make_graph([helper.make_node("MatMulInteger", ["a", "b"], ["y"])], "p", given[:2], given[2:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 10)], ir_version=8)
+    assert onnx.ModelProto.FromString(PRODUCT) == model
+    x, weights = np.array([[255, 255]], np.uint8), np.array([[1], [-2]], np.int8)
+    assert _session(PRODUCT).run(None, {"a": x, "b": weights})[0].tolist() == [[-255]]
+
+
 @pytest.mark.parametrize("name", ["conv-nar-topv2", "span-pointer-topv2", "raf-topv2"])
 def test_included_bundles_answer_alone_as_in_a_batch(name: str, repository: Path):
     _check(runtime.load(repository / "models" / name))
@@ -124,3 +169,17 @@ def test_earlier_bundle_loads_and_is_converted(
     assert converted["decoding"] == json.loads((bundle / "manifest.json").read_text())["decoding"]
     fresh, found = runtime.load(bundle).parse(UTTERANCES), runtime.load(tmp_path / "converted").parse(UTTERANCES)
     assert [[(h.frame, h.score) for h in row] for row in fresh] == [[(h.frame, h.score) for h in row] for row in found]
+
+
+def test_bundle_with_unsigned_weights_is_converted_and_keeps_its_figures(bundle: Path, tmp_path: Path):
+    old = Path(shutil.copytree(bundle, tmp_path / "old"))
+    for path in old.glob("*.int8.onnx"):
+        path.write_bytes(_unsigned(path.read_bytes()))
+    (old / "manifest.json").unlink()
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    write_manifest(old, {**manifest, "metrics": {"exact_match": 12.5}})
+    before = runtime.load(old).parse(UTTERANCES)
+    convert(old)
+    assert json.loads((old / "manifest.json").read_text()) == {**manifest, "metrics": {"exact_match": 12.5}}
+    after = runtime.load(old).parse(UTTERANCES)
+    assert [[(h.frame, h.score) for h in row] for row in before] == [[(h.frame, h.score) for h in row] for row in after]
