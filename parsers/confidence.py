@@ -309,7 +309,8 @@ class Confidence:
 
 def pooled(memory: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Mean states ``[B, W]`` of encoder states ``[B, S, W]`` over pieces, by their mask ``[B, S]``."""
-    return (memory * mask[:, :, None]).sum(axis=1) / mask.sum(axis=1, keepdims=True)
+    # In the precision of the states, or what is computed from them would be in double precision.
+    return (memory * mask[:, :, None]).sum(axis=1) / mask.sum(axis=1, keepdims=True, dtype=memory.dtype)
 
 
 def frame_features(
