@@ -68,7 +68,7 @@ def by_row(content: bytes) -> bytes:
     model = onnx.ModelProto.FromString(content)
     graph = model.graph
     found = _Graph(graph)
-    constants = {
+    constants: dict[str, np.ndarray] = {
         "row_axis": np.array([-1], np.int64),
         "row_step": np.array(1 / LARGEST, np.float32),
         "row_zero_point": np.array(MIDDLE, np.uint8),

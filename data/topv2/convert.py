@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.topv2.reader import Example, write_file
+from data.topv2.reader import LOW_RESOURCE, Example, write_file
 from frames.folders import atomic_folder, write_manifest
 
 
@@ -28,8 +28,10 @@ def write_corpus(out: Path | str, splits: Mapping[str, Sequence[Example]], about
     """
     with atomic_folder(out) as staging:
         for split, examples in splits.items():
+            folder = staging / LOW_RESOURCE if split.endswith("spis") else staging
+            folder.mkdir(exist_ok=True)
             for domain in sorted({example.domain for example in examples}):
                 rows = [example for example in examples if example.domain == domain]
-                write_file(staging / f"{domain}_{split}.tsv", rows)
+                write_file(folder / f"{domain}_{split}.tsv", rows)
         write_manifest(staging, about)
     return {split: len(examples) for split, examples in splits.items()}

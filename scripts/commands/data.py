@@ -18,6 +18,7 @@ def add_arguments(commands: Any) -> None:
     actions = group.add_subparsers(title="actions", metavar="ACTION", required=True)
     _add_readers(actions)
     _add_writers(actions)
+    _add_teaching(actions)
     weights = common.add_command(
         actions, "weights", run_weights, "download pretrained weights into the cache",
         "framefill data weights mpnet",
@@ -80,6 +81,34 @@ def _add_writers(actions: Any) -> None:
     for action in (download, synthetic, mtop, top):
         action.add_argument("--out", type=Path, required=True, help="folder to write")
     synthetic.add_argument("--seed", type=int, default=0)
+
+
+def _add_teaching(actions: Any) -> None:
+    steps = (
+        "One parser teaches another in three steps: `data variants` writes utterances, `parse --in variants.csv --out frames.csv "
+        "--bundle TEACHER` gives them frames, `data taught` writes the corpus to train on."
+    )
+    variants = common.add_command(
+        actions, "variants", run_variants, "write variants of training rows, for a parser to give them frames",
+        "framefill data variants --out variants.csv",
+        f"Slots of a row are filled with the text of other rows' slots. {steps}",
+    )  # fmt: skip
+    taught = common.add_command(
+        actions, "taught", run_taught, "write a corpus that has rows with a parser's frames besides its own",
+        "framefill data taught --frames frames.csv --out taught", steps,
+    )  # fmt: skip
+    for action in (variants, taught):
+        common.add_root(action)
+        action.add_argument("--split", default="train", help="training split (default: %(default)s)")
+    variants.add_argument("--copies", type=int, default=1, help="variants drawn for each row (default: %(default)s)")
+    variants.add_argument("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
+    variants.add_argument("--out", type=Path, required=True, help="table to write, .csv or .jsonl")
+    common.add_overwrite(variants)
+    taught.add_argument("--frames", type=Path, required=True, help="table of variants that was parsed")
+    taught.add_argument(
+        "--least", type=float, default=0.9, help="probability that a frame must have (default: %(default)s)"
+    )
+    taught.add_argument("--out", type=Path, required=True, help="folder to write")
 
 
 def run_verify(options: Any) -> None:
@@ -152,6 +181,40 @@ def run_synthetic(options: Any) -> None:
     from data.synthetic import write_corpus
 
     print(write_corpus(options.out, options.seed))
+
+
+def run_variants(options: Any) -> None:
+    """Writes the table."""
+    from assistants.tables import table
+    from data.topv2.reader import data_root, read_split
+    from data.training.taught import COLUMNS, variants
+    from frames.files import whole_file
+
+    common.at_least(1, copies=options.copies)
+    common.check_split(options.split)
+    common.check_outputs(options.overwrite, out=options.out)
+    written = table(options.out)
+    rows = variants(read_split(data_root(options.data_root), options.split), options.copies, options.seed)
+    with whole_file(options.out) as temporary:
+        written.write(temporary, rows, COLUMNS, {}, temporary)
+    print(f"{options.out}: {len(rows)} utterances")
+
+
+def run_taught(options: Any) -> None:
+    """Writes the corpus."""
+    from assistants.tables import table
+    from data.topv2.reader import data_root
+    from data.training.taught import taught, write_taught
+    from frames.folders import check_replaceable
+
+    common.check_split(options.split)
+    common.check_files(options.frames)
+    check_replaceable(options.out)
+    parsed = (row for unit in table(options.frames).read(options.frames, 4096) for row in unit)
+    added = taught(parsed, options.least, str(options.frames))
+    _print_rows(
+        options.out, write_taught(data_root(options.data_root), options.split, added, options.least, options.out)
+    )
 
 
 def run_weights(options: Any) -> None:

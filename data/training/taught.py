@@ -1,0 +1,118 @@
+"""Rows that a parser teaches another: its own frames over utterances that nobody annotated.
+
+Sequence-level knowledge distillation (Kim and Rush 2016, arXiv 1606.07947), which parsers that write all positions at once
+gain from (Gu et al. 2018, arXiv 1711.02281). The utterances are variants of training rows; what matters is that the teacher
+has read each as it stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data.topv2.convert import write_corpus
+from data.topv2.reader import AMBIGUOUS, Example, corpus_checksum, read_split
+from data.training.augment import swap_values
+from frames.errors import CorpusError, FrameError, UsageError
+from frames.frame import Frame
+
+#: Columns of a table of variants.
+COLUMNS = ("domain", "utterance")
+#: Columns that parsing such a table adds, of those that are read here.
+PARSED = ("frame", "probability")
+
+
+def variants(examples: Sequence[Example], copies: int, seed: int) -> list[dict[str, str]]:
+    """Utterances to be parsed by a teacher, as rows of :data:`COLUMNS`; none is a training row, and none comes twice.
+
+    Args:
+        examples: training rows.
+        copies: variants drawn for each, see :func:`data.training.augment.swap_values`.
+        seed: of the draws.
+    """
+    known = {(example.domain, example.utterance) for example in examples}
+    drawn = (variant for row in swap_values(examples, copies, seed) for variant in row)
+    fresh = dict.fromkeys((variant.domain, variant.utterance) for variant in drawn)
+    return [dict(zip(COLUMNS, key, strict=True)) for key in fresh if key not in known]
+
+
+def taught(rows: Iterable[Mapping[str, Any]], least: float, where: str = "") -> list[Example]:
+    """The rows whose frame the teacher holds for right.
+
+    Args:
+        rows: :data:`COLUMNS` and :data:`PARSED`, as ``framefill parse --in`` writes them.
+        least: probability that a frame must have.
+        where: file that the rows were read from.
+
+    Raises:
+        CorpusError: a column is missing, or a frame is none.
+    """
+    examples = []
+    for number, row in enumerate(rows, start=1):
+        place = f"{where}, row {number}"
+        if missing := [name for name in (*COLUMNS, *PARSED) if name not in row]:
+            raise CorpusError(
+                "E224",
+                f"the table has no column {missing[0]!r}.",
+                where=place,
+                remedy="Make it by `framefill data variants`, then `framefill parse --in variants.csv --out frames.csv`.",
+            )
+        try:
+            probability = float(row["probability"] or 0)
+        except ValueError as error:
+            raise CorpusError(
+                "E225", f"the probability is {row['probability']!r}.", where=place, remedy="Parse the table again."
+            ) from error
+        if not row["frame"] or not probability >= least:
+            continue
+        try:
+            frame = Frame.parse(row["frame"], row["utterance"], place)
+        except FrameError as error:
+            if error.code == AMBIGUOUS:  # a file could not tell which place is meant
+                continue
+            raise
+        examples.append(Example(row["domain"], row["utterance"], frame, place))
+    return examples
+
+
+def write_taught(root: Path, split: str, added: Sequence[Example], least: float, out: Path) -> dict[str, int]:
+    """Writes a corpus whose training split has taught rows behind its own; the splits that select come along.
+
+    Args:
+        root: of the corpus that the variants were made of.
+        split: the training split, ``train`` or one like ``train_25spis``.
+        added: as :func:`taught` gives them.
+        least: probability that was asked for, for the manifest.
+        out: folder to write, whole or not at all.
+
+    Returns:
+        Rows of each split.
+
+    Raises:
+        CorpusError: a split is missing or damaged.
+        UsageError: there is nothing to add, or ``out`` holds anything that this program did not write.
+    """
+    if not added:
+        raise UsageError(
+            "E468",
+            f"no frame has a probability of {least}.",
+            remedy="Calibrate the teacher's bundle, or lower --least.",
+        )
+    own = read_split(root, split)
+    if unknown := {row.domain for row in added} - {row.domain for row in own}:
+        raise CorpusError(
+            "E226", f"the corpus has no domain {min(unknown)!r}.", remedy="Name the corpus of the variants."
+        )
+    splits = {split: [*own, *added]}
+    if split.endswith("spis"):
+        selecting = split.replace("train", "valid", 1)
+        splits[selecting] = read_split(root, selecting)
+    splits["eval"] = read_split(root, "eval")
+    about = {
+        "corpus": "TOPv2 and rows with the frames of a parser",
+        "checksum": corpus_checksum(root, split),
+        "taught": len(added),
+        "least_probability": least,
+    }
+    return write_corpus(out, splits, about)
