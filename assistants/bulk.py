@@ -49,7 +49,7 @@ class Job:
         changed: when it was changed last, in nanoseconds.
         bundle: path of the bundle.
         digest: SHA-256 of its manifest, which holds the checksums of all other files.
-        precision: of the graphs, None for int8 where there.
+        precision: of the graphs, None for the first that is there.
         column: that holds the utterances.
         names: columns of the table.
         rows: of a unit.
@@ -86,7 +86,7 @@ def parse_table(
         out: the same kinds; written when all rows are parsed, and whole.
         bundle: folder or ``.zip`` written by ``framefill export``.
         column: that holds the utterances.
-        precision: ``int8`` or ``fp32``; None takes int8 where the bundle has it.
+        precision: ``int8``, ``int4`` or ``fp32``; None takes the first of them that the bundle has.
         processes: that parse side by side, 0 for one a core.
         overwrite: replace a file at ``out``.
         rows: of a unit, the most that a process loses when it is killed.

@@ -22,6 +22,8 @@ from frames.locks import locked
 
 #: Version of the format; a reader refuses another.
 FORMAT = 1
+#: Suffix of a graph's file name for each precision, in the order in which they are preferred.
+PRECISIONS = {"int8": ".int8.onnx", "int4": ".int4.onnx", "fp32": ".onnx"}
 
 
 class Bundle:

@@ -1,4 +1,4 @@
-"""From a checkpoint to a bundle: ONNX graphs in fp32 and int8, checked against torch before anything is kept."""
+"""From a checkpoint to a bundle: ONNX graphs in fp32, int8 and int4, checked against torch before anything is kept."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from assistants import banks, runtime
-from assistants.bundle import FORMAT
+from assistants import banks
+from assistants.bundle import FORMAT, PRECISIONS
+from assistants.four_bits import in_four_bits
 from assistants.graphs import Graph, difference, graphs, onnx_bytes
 from assistants.layerskip_graphs import exit_of, layerskip_graphs, manifest_entry
 from assistants.quantization import quantize_graph
@@ -43,7 +44,7 @@ def export(
     Args:
         checkpoint: written by ``framefill fit``.
         out: folder to write, or a path ending in ``.zip``.
-        precisions: ``fp32``, ``int8`` or both.
+        precisions: names in :data:`assistants.bundle.PRECISIONS`.
         metrics: figures to carry in the manifest.
         decoding: options of decoding that differ from those of the checkpoint.
         overwrite: replace a file at ``out`` that is not this program's; a folder never is.
@@ -54,19 +55,19 @@ def export(
     Raises:
         BundleError: the checkpoint cannot be read, or the graphs do not compute what torch computes.
         MachineError: the disk is full; an existing bundle at ``out`` is left as it was.
-        UsageError: an unknown precision or option of decoding, or ``out`` is or holds what this program did not write.
+        UsageError: an unknown precision, one that the kind of parser is not made in, an unknown option of decoding, or ``out`` is or holds what this program did not write.
     """
     out = Path(out)
     if out.suffix == ".zip":
         check_output(out, overwrite)
     else:
         check_replaceable(out)
-    unknown = set(precisions) - set(runtime.PRECISIONS)
+    unknown = set(precisions) - set(PRECISIONS)
     if unknown or not precisions:
         raise UsageError(
             "E430",
             f"precision {', '.join(sorted(unknown)) or '(none)'} is not known.",
-            remedy="Use fp32, int8 or both.",
+            remedy=f"Give some of {', '.join(PRECISIONS)}.",
         )
     module, metadata = load_module(checkpoint, decoding)
     assert module.assets is not None
@@ -75,6 +76,12 @@ def export(
             "E431",
             f"a parser of kind {module.kind!r} is not exported: it decodes token by token, which the runtime does not do.",
             remedy="Export a checkpoint of another kind; this kind is parsed with --checkpoint.",
+        )
+    if isinstance(module, LayerSkipModule) and "int4" in precisions:
+        raise UsageError(
+            "E435",
+            "a language model's graphs are not made in int4: they read a token once alone and once among others.",
+            remedy="Give int8 or fp32.",
         )
     if isinstance(module.model, RAF) and module.model.uses_cross_encoder:
         raise UsageError(
@@ -113,11 +120,10 @@ def _write(
             path = staging / f"{graph.name}.onnx"
             content = onnx_bytes(graph)
             worst = max(worst, difference(graph, content))
-            if "fp32" in precisions:
-                write_bytes(path, content)
-            if "int8" in precisions:
-                quantize = weight_only if isinstance(module, LayerSkipModule) else quantize_graph
-                write_bytes(path.with_suffix(".int8.onnx"), quantize(content))
+            int8 = weight_only if isinstance(module, LayerSkipModule) else quantize_graph
+            for precision, made in (("fp32", bytes), ("int8", int8), ("int4", in_four_bits)):
+                if precision in precisions:
+                    write_bytes(path.with_suffix(PRECISIONS[precision]), made(content))
         module.assets.tokenizer.save(staging / "tokenizer.json")
         module.assets.ontology.save(staging / "ontology.json")
         own = _own(module, staging)

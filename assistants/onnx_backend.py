@@ -13,9 +13,6 @@ from frames.tokenization import PieceTokenizer
 from parsers.interface import Parser
 from parsers.nar import Encoded, NonAutoregressiveParser
 
-#: Suffix of a graph's file name for each precision.
-PRECISIONS = {"int8": ".int8.onnx", "fp32": ".onnx"}
-
 
 class OnnxGraphs:
     """Graphs that are ready to be run.
@@ -97,7 +94,7 @@ class BundleParser(Parser):
 
     Attributes:
         manifest: what the bundle says of itself (metrics, training config, data, licence).
-        precision: ``int8`` or ``fp32``.
+        precision: a name in :data:`assistants.bundle.PRECISIONS`.
         workers: threads that parse groups of utterances side by side.
         tokenizer: what reads utterances; it refuses those that cannot be parsed.
     """

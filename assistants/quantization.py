@@ -20,8 +20,7 @@ import onnx
 from onnx import NodeProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from assistants.bundle import changeable, rewritten
-from assistants.onnx_backend import PRECISIONS
+from assistants.bundle import PRECISIONS, changeable, rewritten
 from frames.errors import BundleError
 from frames.files import write_bytes
 from frames.locks import locked

@@ -12,8 +12,8 @@ import json
 import os
 from pathlib import Path
 
-from assistants.bundle import Bundle, made_by_anyone
-from assistants.onnx_backend import PRECISIONS, BundleParser, NARBundleParser, OnnxBackend
+from assistants.bundle import PRECISIONS, Bundle, made_by_anyone
+from assistants.onnx_backend import BundleParser, NARBundleParser, OnnxBackend
 from frames.errors import BundleError
 from frames.ontology import Ontology
 from frames.tokenization import PieceTokenizer
@@ -27,7 +27,7 @@ def load(path: Path | str, precision: str | None = None, threads: int = 1) -> Bu
 
     Args:
         path: folder or ``.zip`` written by ``framefill export``.
-        precision: ``int8`` or ``fp32``; None takes int8 where the bundle has it.
+        precision: ``int8``, ``int4`` or ``fp32``; None takes the first of them that the bundle has.
         threads: groups of utterances that are parsed side by side, 0 for one a core.
 
     Raises:

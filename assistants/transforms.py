@@ -26,7 +26,7 @@ class ParseBatch:
     Args:
         bundle: folder or ``.zip`` that all workers can read.
         column: of the utterances.
-        precision: ``int8`` or ``fp32``; None takes int8 where the bundle has it.
+        precision: ``int8``, ``int4`` or ``fp32``; None takes the first of them that the bundle has.
     """
 
     def __init__(self, bundle: Path | str, column: str = "utterance", precision: str | None = None) -> None:
@@ -46,7 +46,7 @@ def spark_transform(
     Args:
         bundle: folder or ``.zip`` that all executors can read.
         column: of the utterances.
-        precision: ``int8`` or ``fp32``; None takes int8 where the bundle has it.
+        precision: ``int8``, ``int4`` or ``fp32``; None takes the first of them that the bundle has.
     """
 
     def transform(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:

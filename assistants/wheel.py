@@ -205,7 +205,7 @@ def load(precision: str | None = None, threads: int = 1) -> BundleParser:
     """The parser.
 
     Args:
-        precision: ``int8`` or ``fp32``; None takes int8 where the bundle has it.
+        precision: ``int8``, ``int4`` or ``fp32``; None takes the first of them that the bundle has.
         threads: groups of utterances that are parsed side by side, 0 for one a core.
 
     Raises:

@@ -12,7 +12,7 @@ from typing import Any
 from rich.progress import track
 
 from assistants import runtime
-from assistants.bundle import Bundle
+from assistants.bundle import PRECISIONS, Bundle
 from data.topv2.reader import corpus_checksum, data_root, read_split
 from frames.files import write_json
 from frames.frame import Frame
@@ -37,7 +37,7 @@ def main() -> None:
     utterances, gold = [e.utterance for e in examples], [e.frame.decoupled() for e in examples]
     expected = _frames(load_module(given.checkpoint)[0].parser(), utterances, "torch")
     result: dict[str, Any] = {"rows": len(gold), "torch": {"exact_match": _share(expected, gold)}}
-    for precision, suffix in runtime.PRECISIONS.items():
+    for precision, suffix in PRECISIONS.items():
         if Bundle(given.bundle).has("encoder" + suffix):
             found = _frames(runtime.load(given.bundle, precision, threads=0), utterances, precision)
             differing = sum(ours != theirs for ours, theirs in zip(found, expected, strict=True))

@@ -13,6 +13,7 @@ from assistants import runtime
 from assistants.export import export
 from assistants.rounding import rounded
 from data.synthetic import generate
+from frames.errors import UsageError
 from frames.ontology import Ontology
 from frames.tokenization import PieceTokenizer
 from lightning_modules.checkpoints import load_module
@@ -59,6 +60,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
     return export(checkpoint, tmp_path_factory.mktemp("exported") / "layerskip")
+
+
+def test_a_language_model_is_not_exported_in_four_bits(checkpoint: Path, tmp_path: Path):
+    with pytest.raises(UsageError, match="E435"):
+        export(checkpoint, tmp_path / "int4", ["int4"])
+    assert not (tmp_path / "int4").exists()
 
 
 def test_the_bundle_of_an_adapted_model_parses_what_its_checkpoint_parses(bundle: Path, checkpoint: Path):

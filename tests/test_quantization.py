@@ -12,8 +12,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from assistants import onnx_backend, quantization, runtime
 from assistants.export import export
+from assistants.four_bits import in_four_bits
 from assistants.quantization import MIDDLE, by_row, convert, quantize_graph, signed
 from assistants.saturation import PRODUCT
+from data.topv2.reader import read_split
 from frames.errors import BundleError
 from frames.folders import write_manifest
 
@@ -139,6 +141,38 @@ def test_exported_bundles_answer_alone_as_in_a_batch(bundle: Path, raf_bundle: P
         parser = runtime.load(path)
         assert parser.precision == "int8"
         _check(parser)
+
+
+def test_four_bits_are_small_and_lose_little():
+    weights = np.random.default_rng(3).normal(size=(256, 256)).astype(np.float32)
+    x = np.random.default_rng(4).normal(size=(5, 256)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], name="product")],
+        "product",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", 256])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", 256])],
+        [numpy_helper.from_array(weights, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10).SerializeToString()
+    small = in_four_bits(model)
+    assert len(small) < 0.2 * len(model)
+    (found,) = _session(small).run(None, {"x": x})
+    assert np.linalg.norm(found - x @ weights) < 0.15 * np.linalg.norm(x @ weights)
+    for row in range(5):
+        np.testing.assert_allclose(_session(small).run(None, {"x": x[row : row + 1]})[0][0], found[row], atol=1e-4)
+
+
+def test_bundles_in_four_bits_answer_alone_as_in_a_batch(
+    bundle: Path, raf_bundle: Path, checkpoint: Path, raf_checkpoint: Path, corpus: Path, tmp_path: Path
+):
+    utterances = [row.utterance for row in read_split(corpus, "eval")[:60]]
+    for name, trained, exact in (("nar", checkpoint, bundle), ("raf", raf_checkpoint, raf_bundle)):
+        parser = runtime.load(export(trained, tmp_path / name, ["int4"]))
+        assert parser.precision == "int4"
+        _check(parser)
+        wanted, found = runtime.load(exact, "fp32").parse(utterances), parser.parse(utterances)
+        # So small a model is hurt by 4 bits, but answers are still its own: chance would have next to none alike.
+        assert sum(a[0].frame == b[0].frame for a, b in zip(wanted, found, strict=True)) > 0.5 * len(utterances)
 
 
 def _check(parser: runtime.BundleParser) -> None:

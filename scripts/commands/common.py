@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from assistants.bundle import PRECISIONS
 from frames.errors import UsageError
 from frames.files import parse_json
 
@@ -49,7 +50,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "accurate of those that are included)",
     )
     parser.add_argument(
-        "--precision", choices=["int8", "fp32"], help="graphs of the bundle to use (default: int8 if there)"
+        "--precision", choices=[*PRECISIONS], help="graphs of the bundle to use (default: the first that is there)"
     )
     parser.add_argument("--threads", type=int, help="threads that parse with a bundle, 0 for one a core (default: 1)")
     add_device(parser)

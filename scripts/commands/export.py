@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from assistants.bundle import PRECISIONS
 from frames.errors import UsageError
 from scripts.commands import common
 
@@ -18,8 +19,9 @@ def add_arguments(commands: Any) -> None:
     parser.add_argument("--checkpoint", required=True, type=Path, help="written by `framefill fit`")
     parser.add_argument("--out", required=True, type=Path, help="folder to write, or a name ending in .zip")
     parser.add_argument(
-        "--precision", nargs="+", default=["fp32", "int8"], choices=["fp32", "int8"], help="graphs to include"
-    )
+        "--precision", nargs="+", default=["fp32", "int8"], choices=[*PRECISIONS],
+        help="graphs to include; int4 makes the smallest bundle (default: fp32 int8)",
+    )  # fmt: skip
     parser.add_argument("--metrics", type=Path, help="metrics.json to carry in the manifest")
     common.add_decoding(parser)
     common.add_overwrite(parser)

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from assistants.bundle import PRECISIONS
 from frames.errors import UsageError
 from scripts.commands import common
 
@@ -25,7 +26,7 @@ def add_arguments(commands: Any) -> None:
         "--bundle", type=Path, action="append", metavar="DIR",
         help="written by `framefill export`; may be given several times, the first is the default",
     )  # fmt: skip
-    parser.add_argument("--precision", choices=["int8", "fp32"], help="graphs to use (default: int8 if there)")
+    parser.add_argument("--precision", choices=[*PRECISIONS], help="graphs to use (default: the first that is there)")
     parser.add_argument("--host", help="address to listen on (default: 127.0.0.1, this machine alone)")
     parser.add_argument("--port", type=int, help="port for HTTP, 0 for any that is free (default: 5005)")
     parser.add_argument(
