@@ -11,6 +11,7 @@ import json
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -76,22 +77,34 @@ class Bundle:
         check_names(self._sums, str(path))
 
     def has(self, name: str) -> bool:
-        """Whether the manifest lists the file."""
-        return name in self._sums
+        """Whether the manifest lists the file, whole or in parts."""
+        return bool(self._files(name))
 
     def read(self, name: str) -> bytes:
-        """A file's content, its checksum verified.
+        """A file's content, its checksum verified; of a file that was written in parts, these together.
 
         Raises:
             BundleError: the file is missing, is not what the manifest says, or has tensors without their data.
         """
-        if not self.has(name):
+        files = self._files(name)
+        if not files:
             raise BundleError(
                 "E324",
                 f"the bundle has no {name}.",
                 where=str(self.path),
                 remedy=f"It holds {', '.join(sorted(self._sums))}.",
             )
+        content = self._verified(files[0]) if len(files) == 1 else b"".join(map(self._verified, files))
+        check_tensors(name, content, str(self.path))
+        return content
+
+    def _files(self, name: str) -> list[str]:
+        """The file, or its parts in their order; empty if the manifest lists neither."""
+        if name in self._sums:
+            return [name]
+        return list(takewhile(self._sums.__contains__, (part_name(name, number) for number in count(1))))
+
+    def _verified(self, name: str) -> bytes:
         content = self._raw(name)
         if hashlib.sha256(content).hexdigest() != self._sums[name]:
             raise BundleError(
@@ -100,7 +113,6 @@ class Bundle:
                 where=str(self.path / name),
                 remedy="The file is corrupted; copy or export the bundle again.",
             )
-        check_tensors(name, content, str(self.path))
         return content
 
     def _top_folder(self) -> str:
@@ -124,6 +136,20 @@ class Bundle:
                 where=str(self.path / name),
                 remedy="Copy or export the bundle again.",
             ) from error
+
+
+def part_name(name: str, number: int) -> str:
+    """Name of a part of a file, numbered from 1."""
+    return f"{name}.part{number}"
+
+
+def write_in_parts(path: Path, content: bytes, largest: int | None) -> None:
+    """Writes a file of a bundle, in parts of at most ``largest`` bytes if it is larger; None for a whole file."""
+    if largest is None or len(content) <= largest:
+        write_bytes(path, content)
+        return
+    for number, begin in enumerate(range(0, len(content), largest), start=1):
+        write_bytes(path.with_name(part_name(path.name, number)), content[begin : begin + largest])
 
 
 @contextmanager

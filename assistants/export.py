@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from assistants import banks
-from assistants.bundle import FORMAT, PRECISIONS
+from assistants.bundle import FORMAT, PRECISIONS, write_in_parts
 from assistants.four_bits import in_four_bits
 from assistants.graphs import Graph, difference, graphs, onnx_bytes
 from assistants.layerskip_graphs import exit_of, layerskip_graphs, manifest_entry
@@ -38,6 +38,7 @@ def export(
     metrics: dict[str, Any] | None = None,
     decoding: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    largest_file: int | None = None,
 ) -> Path:
     """Writes a bundle, whole or not at all.
 
@@ -48,6 +49,7 @@ def export(
         metrics: figures to carry in the manifest.
         decoding: options of decoding that differ from those of the checkpoint.
         overwrite: replace a file at ``out`` that is not this program's; a folder never is.
+        largest_file: bytes of a file at most, larger graphs being written in parts; None for whole files.
 
     Returns:
         ``out``.
@@ -90,11 +92,11 @@ def export(
             remedy="Train with model.filling: table; others are parsed with --checkpoint.",
         )
     if out.suffix != ".zip":
-        _write(module, metadata, out, precisions, metrics)
+        _write(module, metadata, out, precisions, metrics, largest_file)
         return out
     with tempfile.TemporaryDirectory() as aside:
         folder = Path(aside) / out.stem
-        _write(module, metadata, folder, precisions, metrics)
+        _write(module, metadata, folder, precisions, metrics, largest_file)
         _zip(folder, out)
     return out
 
@@ -111,6 +113,7 @@ def _write(
     out: Path,
     precisions: Sequence[str],
     metrics: dict[str, Any] | None,
+    largest_file: int | None,
 ) -> None:
     """Writes a bundle folder."""
     assert module.assets is not None
@@ -123,7 +126,7 @@ def _write(
             int8 = weight_only if isinstance(module, LayerSkipModule) else quantize_graph
             for precision, made in (("fp32", bytes), ("int8", int8), ("int4", in_four_bits)):
                 if precision in precisions:
-                    write_bytes(path.with_suffix(PRECISIONS[precision]), made(content))
+                    write_in_parts(path.with_suffix(PRECISIONS[precision]), made(content), largest_file)
         module.assets.tokenizer.save(staging / "tokenizer.json")
         module.assets.ontology.save(staging / "ontology.json")
         own = _own(module, staging)

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from assistants import runtime
-from assistants.bundle import most_accurate
+from assistants.bundle import most_accurate, write_in_parts
 from assistants.export import bundle_size, export
 from data.topv2.reader import read_split
 from frames.errors import BundleError, MachineError, UsageError
+from frames.folders import write_manifest
 from lightning_modules.checkpoints import load_module
 from parsers.nar_model import NARModel
 from tests.training import environment
@@ -108,6 +109,29 @@ def test_a_flipped_byte_in_any_file_is_noticed(bundle: Path, tmp_path: Path):
         with pytest.raises(BundleError, match=f"{name}.*checksum"):
             runtime.load(copy, precision)
         shutil.rmtree(copy)
+
+
+def test_graphs_in_parts_are_read_as_one(bundle: Path, tmp_path: Path):
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    whole = copy / "encoder.int8.onnx"
+    content = whole.read_bytes()
+    whole.unlink()
+    write_in_parts(whole, content, len(content) // 2)
+    parts = sorted(path.name for path in copy.glob("encoder.int8.onnx.part*"))
+    assert parts == [f"encoder.int8.onnx.part{k}" for k in (1, 2, 3)[: len(parts)]] and len(parts) >= 2
+    manifest = json.loads((copy / "manifest.json").read_text())
+    write_manifest(copy, manifest)
+    texts = ["wake me at 6", "stop the timer"]
+    assert runtime.load(copy).parse(texts) == runtime.load(bundle).parse(texts)
+    damaged = copy / parts[-1]
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    with pytest.raises(BundleError, match=rf"{parts[-1]}.*checksum"):
+        runtime.load(copy)
+    damaged.unlink()
+    with pytest.raises(BundleError, match="E326"):
+        runtime.load(copy)
+    write_in_parts(tmp_path / "small", b"abc", 3)
+    assert (tmp_path / "small").read_bytes() == b"abc"
 
 
 def test_bundles_that_are_not(bundle: Path, tmp_path: Path):

@@ -22,6 +22,12 @@ def add_arguments(commands: Any) -> None:
         "--precision", nargs="+", default=["fp32", "int8"], choices=[*PRECISIONS],
         help="graphs to include; int4 makes the smallest bundle (default: fp32 int8)",
     )  # fmt: skip
+    parser.add_argument(
+        "--largest-file",
+        type=int,
+        metavar="MB",
+        help="write larger graphs in parts, for places that refuse large files",
+    )
     parser.add_argument("--metrics", type=Path, help="metrics.json to carry in the manifest")
     common.add_decoding(parser)
     common.add_overwrite(parser)
@@ -31,11 +37,11 @@ def run(options: Any) -> None:
     """Writes the bundle and prints its size."""
     from assistants.export import bundle_size, export
 
+    common.at_least(1, largest_file=options.largest_file)
+    largest = None if options.largest_file is None else options.largest_file * 1_000_000
     metrics = None if options.metrics is None else _figures(options.metrics)
     decoding = common.decoding_options(options.decoding)
-    out = export(
-        options.checkpoint, options.out, options.precision, metrics, decoding=decoding, overwrite=options.overwrite
-    )
+    out = export(options.checkpoint, options.out, options.precision, metrics, decoding, options.overwrite, largest)
     print(f"{out} ({bundle_size(out) / 1e6:.1f} MB)")
 
 
