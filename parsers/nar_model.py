@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from parsers.encoders import TransformerBlock
 from parsers.length import LengthModule
 from parsers.pointer import Copy
 from parsers.pointer_network import PointerConfig, PointerDecoder, PointerNetwork, shifted
@@ -27,12 +28,21 @@ class NARConfig(PointerConfig):
         plain_length: as in the papers, the length is read from the mean of the states alone, and the decoder does not see
             it. Ours adds the largest value of each channel, and every position of the decoder reads the total length.
         length_dropout: inside the length module.
+        rescoring_layers: causal blocks of the rescorer (:attr:`NARModel.rescorer`), 0 for none.
     """
 
     length_hidden: int = 256
     length_kernels: list[int] = field(default_factory=lambda: [3])
     plain_length: bool = False
     length_dropout: float = 0.3
+    rescoring_layers: int = 0
+
+    def causal_blocks(self, heads: int, feed_forward: int) -> list[TransformerBlock]:
+        """The rescorer's blocks, with so many heads of attention and this inner width of the feed-forward parts."""
+        return [
+            TransformerBlock(self.width, heads, heads, feed_forward, self.dropout, causal=True)
+            for _ in range(self.rescoring_layers)
+        ]
 
 
 class NARModel(PointerNetwork):

@@ -20,7 +20,9 @@ from lightning_modules import nar
 from lightning_modules.checkpoints import load_module
 from lightning_modules.datamodule import TOPv2DataModule
 from lightning_modules.span_pointer import SpanPointerModule
+from parsers.conv_nar.model import ConvNAR, ConvNARConfig
 from parsers.nar import DecodingConfig, NonAutoregressiveParser
+from parsers.nar_model import NARModel
 from parsers.span_pointer.model import SpanPointerConfig
 from scripts.cli import main
 from tests.encoders import save_encoder
@@ -58,8 +60,15 @@ def _with(parser: NonAutoregressiveParser, **decoding: float) -> NonAutoregressi
     return NonAutoregressiveParser(parser.backend, parser.tokenizer, parser.ontology, "span", config)
 
 
-def test_rescorer_sees_only_the_tokens_before(trained: Path):
-    model = load_module(trained)[0].model
+def _small_conv_nar() -> NARModel:
+    torch.manual_seed(0)
+    config = ConvNARConfig(width=16, encoder_kernels=[3], decoder_kernels=[3], rescoring_layers=2, max_length=12)
+    return ConvNAR(config, vocabulary=20, num_ontology_tokens=6, max_positions=16)
+
+
+@pytest.mark.parametrize("kind", ["span_pointer", "conv_nar"])
+def test_rescorer_sees_only_the_tokens_before(kind: str, trained: Path):
+    model = load_module(trained)[0].model if kind == "span_pointer" else _small_conv_nar()
     assert model is not None and model.rescorer is not None
     model.eval()
     pieces, lengths = torch.tensor([[5, 6, 7]]), torch.tensor([4])

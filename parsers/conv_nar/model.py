@@ -64,4 +64,5 @@ class ConvNAR(NARModel):
             )
             for kernel in c.decoder_kernels
         ]  # fmt: skip
-        super().__init__(config, encoder, blocks, num_ontology_tokens, copy=c.pointer_copy)
+        causal = c.causal_blocks(c.decoder_cross_heads, c.decoder_feed_forward)
+        super().__init__(config, encoder, blocks, num_ontology_tokens, causal, c.pointer_copy)

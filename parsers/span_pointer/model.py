@@ -23,13 +23,11 @@ class SpanPointerConfig(NARConfig, EncoderConfig):
         decoder_layers: blocks of the decoder.
         decoder_heads: heads of its attention.
         decoder_feed_forward: inner width of its feed-forward parts.
-        rescoring_layers: causal blocks of the rescorer (:attr:`parsers.nar_model.NARModel.rescorer`), 0 for none.
     """
 
     decoder_layers: int = 2
     decoder_heads: int = 8
     decoder_feed_forward: int = 768
-    rescoring_layers: int = 0
 
 
 class SpanPointer(NARModel):
@@ -57,8 +55,5 @@ class SpanPointer(NARModel):
             TransformerBlock(c.width, c.decoder_heads, c.decoder_heads, c.decoder_feed_forward, c.dropout)
             for _ in range(c.decoder_layers)
         ]
-        causal = [
-            TransformerBlock(c.width, c.decoder_heads, c.decoder_heads, c.decoder_feed_forward, c.dropout, causal=True)
-            for _ in range(c.rescoring_layers)
-        ]
+        causal = c.causal_blocks(c.decoder_heads, c.decoder_feed_forward)
         super().__init__(config, encoder, blocks, num_ontology_tokens, causal)
