@@ -154,7 +154,7 @@ def test_bundles_that_are_not(bundle: Path, tmp_path: Path):
     with pytest.raises(BundleError, match="E322"):
         runtime.load(newer)
     with pytest.raises(BundleError, match="E327"):
-        runtime.load(bundle, "int4")
+        runtime.load(bundle, "fp16")
 
 
 def test_the_most_accurate_bundle_is_found(bundle: Path, tmp_path: Path):
@@ -184,7 +184,7 @@ def test_zip_int8_only_and_its_size(bundle: Path, checkpoint: Path, tmp_path: Pa
     with pytest.raises(BundleError, match="E324"):
         runtime.load(out, "fp32")
     with pytest.raises(UsageError, match="E430"):
-        export(checkpoint, tmp_path / "x", ["int4"])
+        export(checkpoint, tmp_path / "x", ["fp16"])
 
 
 def test_a_full_disk_leaves_the_old_bundle(checkpoint: Path, bundle: Path, tmp_path: Path, monkeypatch):
