@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser
 
 from frames.errors import UsageError
 from frames.yaml_files import parse_yaml
@@ -22,12 +21,16 @@ def read_config(path: Path | str) -> tuple[ParserModule, dict[str, Any], StudyCo
     Raises:
         UsageError: the file cannot be read, an option is unknown or cannot have its value.
     """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--run", type=str)
+    parser.add_subclass_arguments(ParserModule, "model")
+    parser.add_class_arguments(TOPv2DataModule, "data")
+    parser.add_argument("--study", type=StudyConfig, default=StudyConfig())
     try:
         sections = parse_yaml(Path(path).read_text(encoding="utf-8"))
         if not isinstance(sections, dict) or not isinstance(sections.get("model"), dict):
             raise ValueError("no section model")
-        # What jsonargparse leaves behind when it fails would change the next parse of this process.
-        built = copy_context().run(_built, sections)
+        built = parser.instantiate_classes(parser.parse_object(sections))
     except Exception as error:  # jsonargparse raises types of its own beside those of the classes
         raise UsageError(
             "E566",
@@ -36,12 +39,3 @@ def read_config(path: Path | str) -> tuple[ParserModule, dict[str, Any], StudyCo
             remedy="See configs/lottery_conv_nar.yaml.",
         ) from error
     return built.model, dict(sections.get("data") or {}), built.study
-
-
-def _built(sections: dict[str, Any]) -> Namespace:
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--run", type=str)
-    parser.add_subclass_arguments(ParserModule, "model")
-    parser.add_class_arguments(TOPv2DataModule, "data")
-    parser.add_argument("--study", type=StudyConfig, default=StudyConfig())
-    return parser.instantiate_classes(parser.parse_object(sections))
