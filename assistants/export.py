@@ -57,7 +57,8 @@ def export(
     Raises:
         BundleError: the checkpoint cannot be read, or the graphs do not compute what torch computes.
         MachineError: the disk is full; an existing bundle at ``out`` is left as it was.
-        UsageError: an unknown precision, one that the kind of parser is not made in, an unknown option of decoding, or ``out`` is or holds what this program did not write.
+        UsageError: an unknown precision, one that the kind of parser is not made in, an unknown option of decoding, or
+            ``out`` is or holds what this program did not write.
     """
     out = Path(out)
     if out.suffix == ".zip":
@@ -119,11 +120,11 @@ def _write(
     assert module.assets is not None
     with atomic_folder(out) as staging:
         worst = 0.0
+        int8 = weight_only if isinstance(module, LayerSkipModule) else quantize_graph
         for graph in _graphs(module):
             path = staging / f"{graph.name}.onnx"
             content = onnx_bytes(graph)
             worst = max(worst, difference(graph, content))
-            int8 = weight_only if isinstance(module, LayerSkipModule) else quantize_graph
             for precision, made in (("fp32", bytes), ("int8", int8), ("int4", in_four_bits)):
                 if precision in precisions:
                     write_in_parts(path.with_suffix(PRECISIONS[precision]), made(content), largest_file)

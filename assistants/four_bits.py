@@ -7,12 +7,12 @@ on the rows beside it.
 
 from __future__ import annotations
 
-import logging
-
 import onnx
 from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 
-#: Weights of a block. Of 32 to 128, the smallest one loses least, for 4% more bytes than 64.
+from assistants.quantization import errors_alone
+
+#: Weights of a block; larger blocks are smaller in bytes and lose more.
 BLOCK = 32
 #: onnxruntime's name for the product of blocks in int8.
 INT8_PRODUCTS = 4
@@ -31,11 +31,6 @@ def in_four_bits(content: bytes) -> bytes:
         quant_axes=(("MatMul", 0), ("Gather", 1)),
     )
     quantizer = MatMulNBitsQuantizer(model, algo_config=config)
-    logger = logging.getLogger("onnxruntime.quantization.matmul_nbits_quantizer")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # a line for each node
-    try:
+    with errors_alone("onnxruntime.quantization.matmul_nbits_quantizer"):  # which has a line for each node
         quantizer.process()
-    finally:
-        logger.setLevel(level)
     return quantizer.model.model.SerializeToString()

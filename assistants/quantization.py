@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,16 +43,23 @@ def quantize_graph(content: bytes) -> bytes:
     model = onnx.ModelProto.FromString(content)
     # The exporter's shape annotations of intermediate values contradict the quantizer's own inference.
     del model.graph.value_info[:]
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)  # the quantizer advises preprocessing that the exporter has already done
+    # The quantizer advises preprocessing that the exporter has already done.
+    with errors_alone(), tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "int8.onnx"
+        quantize_dynamic(model, path, per_channel=True, weight_type=QuantType.QInt8)
+        return by_row(path.read_bytes())
+
+
+@contextmanager
+def errors_alone(name: str | None = None) -> Iterator[None]:
+    """Lets a logger, the root's without a name, tell nothing but errors while the block runs."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "int8.onnx"
-            quantize_dynamic(model, path, per_channel=True, weight_type=QuantType.QInt8)
-            return by_row(path.read_bytes())
+        yield
     finally:
-        root.setLevel(level)
+        logger.setLevel(level)
 
 
 def by_row(content: bytes) -> bytes:

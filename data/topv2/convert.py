@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.topv2.reader import LOW_RESOURCE, Example, write_file
+from data.topv2.reader import Example, split_folder, write_file
 from frames.folders import atomic_folder, write_manifest
 
 
@@ -28,7 +28,7 @@ def write_corpus(out: Path | str, splits: Mapping[str, Sequence[Example]], about
     """
     with atomic_folder(out) as staging:
         for split, examples in splits.items():
-            folder = staging / LOW_RESOURCE if split.endswith("spis") else staging
+            folder = split_folder(staging, split)
             folder.mkdir(exist_ok=True)
             for domain in sorted({example.domain for example in examples}):
                 rows = [example for example in examples if example.domain == domain]

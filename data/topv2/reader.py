@@ -66,13 +66,18 @@ def data_root(path: Path | str | None = None) -> Path:
     return root
 
 
+def split_folder(root: Path, split: str) -> Path:
+    """Folder of a split's files in a corpus folder."""
+    return root / LOW_RESOURCE if split.endswith("spis") else root
+
+
 def split_files(root: Path | str, split: str, domains: Sequence[str] | None = None) -> list[Path]:
     """Files of a split, sorted by domain; any domain names, any subset of domains.
 
     Raises:
         CorpusError: no file of that split, or a domain asked for is missing; the message lists what is there.
     """
-    root = Path(root) / LOW_RESOURCE if split.endswith("spis") else Path(root)
+    root = split_folder(Path(root), split)
     found = {path.name[: -len(f"_{split}.tsv")]: path for path in _visible(root, f"*_{split}.tsv")}
     if not found:
         there = sorted({path.stem.split("_", 1)[-1] for path in _visible(root, "*_*.tsv")})
