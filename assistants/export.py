@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from assistants import banks
 from assistants.bundle import FORMAT, PRECISIONS, write_in_parts
-from assistants.four_bits import in_four_bits
+from assistants.four_bits import BLOCK_SIZES, in_four_bits
 from assistants.graphs import Graph, difference, graphs, onnx_bytes
 from assistants.layerskip_graphs import exit_of, layerskip_graphs, manifest_entry
 from assistants.quantization import quantize_graph
@@ -39,6 +40,7 @@ def export(
     decoding: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     largest_file: int | None = None,
+    block_size: int = 32,
 ) -> Path:
     """Writes a bundle, whole or not at all.
 
@@ -50,6 +52,7 @@ def export(
         decoding: options of decoding that differ from those of the checkpoint.
         overwrite: replace a file at ``out`` that is not this program's; a folder never is.
         largest_file: bytes of a file at most, larger graphs being written in parts; None for whole files.
+        block_size: int4 weights that share a scale, one of :data:`assistants.four_bits.BLOCK_SIZES`.
 
     Returns:
         ``out``.
@@ -57,7 +60,7 @@ def export(
     Raises:
         BundleError: the checkpoint cannot be read, or the graphs do not compute what torch computes.
         MachineError: the disk is full; an existing bundle at ``out`` is left as it was.
-        UsageError: an unknown precision, one that the kind of parser is not made in, an unknown option of decoding, or
+        UsageError: an unknown precision or block size, a precision that the kind of parser is not made in, an unknown option of decoding, or
             ``out`` is or holds what this program did not write.
     """
     out = Path(out)
@@ -71,6 +74,12 @@ def export(
             "E430",
             f"precision {', '.join(sorted(unknown)) or '(none)'} is not known.",
             remedy=f"Give some of {', '.join(PRECISIONS)}.",
+        )
+    if block_size not in BLOCK_SIZES:
+        raise UsageError(
+            "E436",
+            f"a block of {block_size} weights is not supported.",
+            remedy=f"Give one of {', '.join(map(str, BLOCK_SIZES))}.",
         )
     module, metadata = load_module(checkpoint, decoding)
     assert module.assets is not None
@@ -92,12 +101,19 @@ def export(
             "a bundle holds one encoder, and reads a scenario once and for all.",
             remedy="Train with model.filling: table; others are parsed with --checkpoint.",
         )
+    int8 = weight_only if isinstance(module, LayerSkipModule) else quantize_graph
+    makers: dict[str, Callable[[bytes], bytes]] = {
+        "fp32": bytes,
+        "int8": int8,
+        "int4": partial(in_four_bits, block_size=block_size),
+    }
+    files = {PRECISIONS[precision]: makers[precision] for precision in precisions}
     if out.suffix != ".zip":
-        _write(module, metadata, out, precisions, metrics, largest_file)
+        _write(module, metadata, out, files, metrics, largest_file)
         return out
     with tempfile.TemporaryDirectory() as aside:
         folder = Path(aside) / out.stem
-        _write(module, metadata, folder, precisions, metrics, largest_file)
+        _write(module, metadata, folder, files, metrics, largest_file)
         _zip(folder, out)
     return out
 
@@ -112,22 +128,20 @@ def _write(
     module: ParserModule,
     metadata: Mapping[str, Any],
     out: Path,
-    precisions: Sequence[str],
+    files: Mapping[str, Callable[[bytes], bytes]],
     metrics: dict[str, Any] | None,
     largest_file: int | None,
 ) -> None:
-    """Writes a bundle folder."""
+    """Writes a bundle folder; ``files`` makes a graph's file from its fp32 content, for each suffix."""
     assert module.assets is not None
     with atomic_folder(out) as staging:
         worst = 0.0
-        int8 = weight_only if isinstance(module, LayerSkipModule) else quantize_graph
         for graph in _graphs(module):
             path = staging / f"{graph.name}.onnx"
             content = onnx_bytes(graph)
             worst = max(worst, difference(graph, content))
-            for precision, made in (("fp32", bytes), ("int8", int8), ("int4", in_four_bits)):
-                if precision in precisions:
-                    write_in_parts(path.with_suffix(PRECISIONS[precision]), made(content), largest_file)
+            for suffix, make in files.items():
+                write_in_parts(path.with_suffix(suffix), make(content), largest_file)
         module.assets.tokenizer.save(staging / "tokenizer.json")
         module.assets.ontology.save(staging / "ontology.json")
         own = _own(module, staging)
@@ -151,7 +165,8 @@ def _graphs(module: ParserModule) -> list[Graph]:
     if isinstance(module, LayerSkipModule):
         return layerskip_graphs(module.net.merged(), exit_of(module.net, module.decoding))
     assert isinstance(module.model, NARModel)
-    return graphs(module.model, module.built.tokenizer.vocab_size)
+    made = graphs(module.model, module.built.tokenizer.vocab_size)
+    return [graph for graph in made if graph.name != "rescorer" or module.decoding.num_rescored]
 
 
 def _own(module: ParserModule, folder: Path) -> dict[str, Any]:

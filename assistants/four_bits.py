@@ -1,36 +1,41 @@
 """Graphs whose weights are in 4 bits, for where a bundle's size counts most.
 
-Each block of :data:`BLOCK` weights of a column has a scale and a zero point. onnxruntime reads such blocks as they are
+Each block of weights of a column has a scale and a zero point. onnxruntime reads such blocks as they are
 (``MatMulNBits``, ``GatherBlockQuantized``), and rounds a row of activations to int8 in blocks as well, so that a row does not depend
 on the rows beside it.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 
 from assistants.quantization import errors_alone
 
-#: Weights of a block; larger blocks are smaller in bytes and lose more.
-BLOCK = 32
+#: Weights of a block that onnxruntime knows; larger blocks need less room and lose more.
+BLOCK_SIZES = (16, 32, 64, 128, 256)
 #: onnxruntime's name for the product of blocks in int8.
 INT8_PRODUCTS = 4
 
 
-def in_four_bits(content: bytes) -> bytes:
-    """An fp32 graph with its matrices and embeddings in 4 bits."""
+def in_four_bits(content: bytes, block_size: int) -> bytes:
+    """An fp32 graph with its matrices and embeddings in 4 bits, ``block_size`` of :data:`BLOCK_SIZES`."""
     model = onnx.ModelProto.FromString(content)
     # The exporter's shape annotations of intermediate values are those of other weights.
     del model.graph.value_info[:]
     config = DefaultWeightOnlyQuantConfig(
-        block_size=BLOCK,
+        block_size=block_size,
         is_symmetric=False,
         accuracy_level=INT8_PRODUCTS,
         op_types_to_quantize=("MatMul", "Gather"),
         quant_axes=(("MatMul", 0), ("Gather", 1)),
     )
     quantizer = MatMulNBitsQuantizer(model, algo_config=config)
-    with errors_alone("onnxruntime.quantization.matmul_nbits_quantizer"):  # which has a line for each node
+    # The quantizer logs a line for each node, and divides by the scale of blocks that are all zeros before it looks.
+    with (
+        errors_alone("onnxruntime.quantization.matmul_nbits_quantizer"),
+        np.errstate(divide="ignore", invalid="ignore"),
+    ):
         quantizer.process()
     return quantizer.model.model.SerializeToString()

@@ -185,6 +185,16 @@ def test_zip_int8_only_and_its_size(bundle: Path, checkpoint: Path, tmp_path: Pa
         runtime.load(out, "fp32")
     with pytest.raises(UsageError, match="E430"):
         export(checkpoint, tmp_path / "x", ["fp16"])
+    with pytest.raises(UsageError, match="E436"):
+        export(checkpoint, tmp_path / "x", ["int4"], block_size=48)
+    assert [entry.name for entry in tmp_path.iterdir() if entry.name == "x"] == []
+
+
+def test_what_decoding_leaves_out_is_not_in_a_bundle(raf_checkpoint: Path, raf_bundle: Path, tmp_path: Path):
+    out = export(raf_checkpoint, tmp_path / "plain", ["int8"], decoding={"num_rescored": 0})
+    files, before = ({path.name for path in folder.glob("*.int8.onnx")} for folder in (out, raf_bundle))
+    assert before - files == {"rescorer.int8.onnx"}
+    assert all(found for found in runtime.load(out).parse(["wake me at 6"]))
 
 
 def test_a_full_disk_leaves_the_old_bundle(checkpoint: Path, bundle: Path, tmp_path: Path, monkeypatch):

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from assistants import onnx_backend, quantization, runtime
 from assistants.export import export
-from assistants.four_bits import in_four_bits
+from assistants.four_bits import BLOCK_SIZES, in_four_bits
 from assistants.quantization import MIDDLE, by_row, convert, quantize_graph, signed
 from assistants.saturation import PRODUCT
 from data.topv2.reader import read_split
@@ -154,12 +154,16 @@ def test_four_bits_are_small_and_lose_little():
         [numpy_helper.from_array(weights, "w")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10).SerializeToString()
-    small = in_four_bits(model)
-    assert len(small) < 0.2 * len(model)
-    (found,) = _session(small).run(None, {"x": x})
-    assert np.linalg.norm(found - x @ weights) < 0.15 * np.linalg.norm(x @ weights)
-    for row in range(5):
-        np.testing.assert_allclose(_session(small).run(None, {"x": x[row : row + 1]})[0][0], found[row], atol=1e-4)
+    sizes, losses = [], []
+    for block_size in BLOCK_SIZES:
+        small = in_four_bits(model, block_size)
+        (found,) = _session(small).run(None, {"x": x})
+        sizes.append(len(small) / len(model))
+        losses.append(np.linalg.norm(found - x @ weights) / np.linalg.norm(x @ weights))
+        for row in range(5):
+            np.testing.assert_allclose(_session(small).run(None, {"x": x[row : row + 1]})[0][0], found[row], atol=1e-4)
+    assert sizes == sorted(sizes, reverse=True) and sizes[1] < 0.2, "32 weights of 4 bits and a scale are 5.1 bits each"
+    assert losses[0] < losses[-1] < 0.2 and losses[1] < 0.12
 
 
 def test_bundles_in_four_bits_answer_alone_as_in_a_batch(

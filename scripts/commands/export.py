@@ -23,6 +23,10 @@ def add_arguments(commands: Any) -> None:
         help="graphs to include; int4 makes the smallest bundle (default: fp32 int8)",
     )  # fmt: skip
     parser.add_argument(
+        "--block-size", type=int, default=32, metavar="WEIGHTS",
+        help="int4 weights that share a scale, 16 to 256; larger is smaller in bytes and loses more (default: 32)",
+    )  # fmt: skip
+    parser.add_argument(
         "--largest-file",
         type=int,
         metavar="MB",
@@ -41,7 +45,16 @@ def run(options: Any) -> None:
     largest = None if options.largest_file is None else options.largest_file * 1_000_000
     metrics = None if options.metrics is None else _figures(options.metrics)
     decoding = common.decoding_options(options.decoding)
-    out = export(options.checkpoint, options.out, options.precision, metrics, decoding, options.overwrite, largest)
+    out = export(
+        options.checkpoint,
+        options.out,
+        options.precision,
+        metrics,
+        decoding,
+        options.overwrite,
+        largest,
+        options.block_size,
+    )
     print(f"{out} ({bundle_size(out) / 1e6:.1f} MB)")
 
 
