@@ -6,7 +6,8 @@ import pytest
 
 from assistants.tables import table
 from data.topv2.reader import LOW_RESOURCE, read_split, write_file
-from data.training.taught import taught, variants, write_taught
+from data.training.taught import WAYS, taught, variants, write_taught
+from data.training.utterances import exchange_words, join_halves
 from frames.errors import CorpusError, UsageError
 from scripts.cli import main
 
@@ -35,11 +36,24 @@ def test_a_bundle_teaches_by_the_command_line(corpus: Path, bundle: Path, tmp_pa
 
 def test_variants_are_new_and_come_once(corpus: Path):
     train = read_split(corpus, "train")
-    rows = variants(train, 2, 0)
+    rows = variants(train, [*WAYS], 2, 0)
     keys = [(row["domain"], row["utterance"]) for row in rows]
     assert len(keys) == len({*keys}) > 0
     assert not {*keys} & {(row.domain, row.utterance) for row in train}
-    assert rows == variants(train, 2, 0) != variants(train, 2, 1)
+    assert rows == variants(train, [*WAYS], 2, 0) != variants(train, [*WAYS], 2, 1)
+    for way in WAYS:
+        alone = [(row["domain"], row["utterance"]) for row in variants(train, [way], 2, 0)]
+        assert alone and {*alone} < {*keys}
+
+
+def test_words_are_exchanged_for_those_between_the_same_two():
+    made = exchange_words(["wake me at 6", "wake us at 6", "call me now"], 40, 0)
+    assert {*made} == {"wake us at 6", "wake me at 6", "call me at 6", "wake me now"}
+
+
+def test_halves_are_joined_at_two_words_that_both_have():
+    made = {*join_halves(["please wake me at 6", "wake me now", "play jazz"], 40, 0)}
+    assert made == {"please wake me now", "wake me at 6"}
 
 
 def test_frames_that_are_not_likely_enough_or_that_a_file_cannot_hold_are_left_out():

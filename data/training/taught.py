@@ -7,13 +7,15 @@ has read each as it stands.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from data.topv2.convert import write_corpus
 from data.topv2.reader import AMBIGUOUS, Example, corpus_checksum, read_split
 from data.training.augment import swap_values
+from data.training.utterances import exchange_words, join_halves
 from frames.errors import CorpusError, FrameError, UsageError
 from frames.frame import Frame
 
@@ -23,18 +25,45 @@ COLUMNS = ("domain", "utterance")
 PARSED = ("frame", "probability")
 
 
-def variants(examples: Sequence[Example], copies: int, seed: int) -> list[dict[str, str]]:
+def variants(examples: Sequence[Example], ways: Sequence[str], copies: int, seed: int) -> list[dict[str, str]]:
     """Utterances to be parsed by a teacher, as rows of :data:`COLUMNS`; none is a training row, and none comes twice.
 
     Args:
         examples: training rows.
-        copies: variants drawn for each, see :func:`data.training.augment.swap_values`.
+        ways: how they are made of the rows of a domain, of :data:`WAYS`.
+        copies: variants drawn for each row in each way.
         seed: of the draws.
     """
-    known = {(example.domain, example.utterance) for example in examples}
-    drawn = (variant for row in swap_values(examples, copies, seed) for variant in row)
-    fresh = dict.fromkeys((variant.domain, variant.utterance) for variant in drawn)
-    return [dict(zip(COLUMNS, key, strict=True)) for key in fresh if key not in known]
+    domains: dict[str, list[Example]] = defaultdict(list)
+    for example in examples:
+        domains[example.domain].append(example)
+    made = []
+    for domain, rows in domains.items():
+        known = {example.utterance for example in rows}
+        drawn = (utterance for way in ways for utterance in WAYS[way](rows, copies, seed))
+        fresh = dict.fromkeys(utterance for utterance in drawn if utterance not in known)
+        made += [dict(zip(COLUMNS, (domain, utterance), strict=True)) for utterance in fresh]
+    return made
+
+
+def _swapped(rows: Sequence[Example], copies: int, seed: int) -> list[str]:
+    return [variant.utterance for variants in swap_values(rows, copies, seed) for variant in variants]
+
+
+def _exchanged(rows: Sequence[Example], copies: int, seed: int) -> list[str]:
+    return exchange_words([row.utterance for row in rows], copies, seed)
+
+
+def _joined(rows: Sequence[Example], copies: int, seed: int) -> list[str]:
+    return join_halves([row.utterance for row in rows], copies, seed)
+
+
+#: How utterances are made of training rows of one domain: slots filled with other rows' text, words exchanged, halves joined.
+WAYS: dict[str, Callable[[Sequence[Example], int, int], list[str]]] = {
+    "values": _swapped,
+    "words": _exchanged,
+    "halves": _joined,
+}
 
 
 def taught(rows: Iterable[Mapping[str, Any]], least: float, where: str = "") -> list[Example]:

@@ -91,7 +91,8 @@ def _add_teaching(actions: Any) -> None:
     variants = common.add_command(
         actions, "variants", run_variants, "write variants of training rows, for a parser to give them frames",
         "framefill data variants --out variants.csv",
-        f"Slots of a row are filled with the text of other rows' slots. {steps}",
+        "values: slots hold the text of other rows' slots. words: some words are others that the domain has between the same two "
+        f"words. halves: the beginning of one row, and the end of another that has the same two words. {steps}",
     )  # fmt: skip
     taught = common.add_command(
         actions, "taught", run_taught, "write a corpus that has rows with a parser's frames besides its own",
@@ -100,7 +101,13 @@ def _add_teaching(actions: Any) -> None:
     for action in (variants, taught):
         common.add_root(action)
         action.add_argument("--split", default="train", help="training split (default: %(default)s)")
-    variants.add_argument("--copies", type=int, default=1, help="variants drawn for each row (default: %(default)s)")
+    variants.add_argument(
+        "--ways", nargs="+", choices=("values", "words", "halves"), default=["values", "words", "halves"],
+        help="how variants are made (default: all)",
+    )  # fmt: skip
+    variants.add_argument(
+        "--copies", type=int, default=1, help="variants drawn for each row in each way (default: %(default)s)"
+    )
     variants.add_argument("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
     variants.add_argument("--out", type=Path, required=True, help="table to write, .csv or .jsonl")
     common.add_overwrite(variants)
@@ -194,7 +201,7 @@ def run_variants(options: Any) -> None:
     common.check_split(options.split)
     common.check_outputs(options.overwrite, out=options.out)
     written = table(options.out)
-    rows = variants(read_split(data_root(options.data_root), options.split), options.copies, options.seed)
+    rows = variants(read_split(data_root(options.data_root), options.split), options.ways, options.copies, options.seed)
     with whole_file(options.out) as temporary:
         written.write(temporary, rows, COLUMNS, {}, temporary)
     print(f"{options.out}: {len(rows)} utterances")
