@@ -1,6 +1,6 @@
 """Does an exported bundle parse as its checkpoint does? On every row of a split, for every precision of the bundle.
 
-python -m benchmarks.agreement --checkpoint runs/conv_nar/best.ckpt --bundle conv-nar.bundle --data-root $TOPV2_DIR
+python -m benchmarks.agreement --checkpoint runs/conv_nar/best.ckpt --bundle conv-nar.bundle --data-root $TOPV2_DIR --out agreement.json
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main() -> None:
     options.add_argument("--bundle", type=Path, required=True)
     options.add_argument("--data-root")
     options.add_argument("--split", default="eval")
-    options.add_argument("--out", type=Path, default=Path("results/conv_nar/agreement.json"))
+    options.add_argument("--out", type=Path, required=True, help="record to write")
     given = options.parse_args()
     root = data_root(given.data_root)
     examples = read_split(root, given.split)

@@ -25,7 +25,7 @@ FIGURES = ("exact_match", "frame_length_accuracy", "scenario_accuracy")
 
 def main() -> None:
     """Evaluates, prints and writes."""
-    given = options(__doc__, None).parse_args()
+    given = options(__doc__).parse_args()
     root = data_root(given.data_root)
     examples = spread(read_split(root, given.split), given.rows)
     checkpoint = read_checkpoint(given.checkpoint)

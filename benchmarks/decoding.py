@@ -1,6 +1,6 @@
 """One checkpoint under several ways of choosing a frame: length beams, with and without the search among frames.
 
-    python -m benchmarks.decoding --checkpoint runs/conv_nar/best.ckpt --data-root $TOPV2_DIR
+    python -m benchmarks.decoding --checkpoint runs/conv_nar/best.ckpt --data-root $TOPV2_DIR --out decoding.json
 
 Nothing is trained: what differs is how lengths and tokens are chosen from the same scores. A parser with a rescorer is
 measured with it too.
@@ -24,7 +24,7 @@ FIGURES = ("exact_match", "well_formed", "frame_length_accuracy", "scenario_accu
 
 def main() -> None:
     """Evaluates, prints and writes."""
-    asked = options(__doc__, "results/conv_nar/decoding.json")
+    asked = options(__doc__)
     asked.add_argument("--beams", nargs="+", type=int, default=[1, 3, 5])
     given = asked.parse_args()
     root = data_root(given.data_root)

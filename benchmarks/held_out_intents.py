@@ -1,6 +1,6 @@
 """Intents that training never saw, added to the bank by text alone.
 
-    python -m benchmarks.held_out_intents --checkpoint runs/trials/raf_held_out_intents/best.ckpt --data-root $TOPV2_DIR
+    python -m benchmarks.held_out_intents --checkpoint runs/trials/raf_held_out_intents/best.ckpt --data-root $TOPV2_DIR --out intents.json
 
 The checkpoint was trained with `configs/ablations/held_out_intents.yaml` laid over a config of RAF. What is added are the
 scenarios of the training rows with these intents, as somebody would write them down; their utterances stay unread. The
@@ -22,7 +22,7 @@ from retrieval.scenario import Scenario
 
 def main() -> None:
     """Measures, prints and writes."""
-    asked = options(__doc__, "results/trials/raf_held_out_intents/intents_added.json", rows=False)
+    asked = options(__doc__, rows=False)
     asked.add_argument(
         "--out-of-bank-score", type=float, help="decoding.out_of_bank_score, for bundles that expect new intents"
     )

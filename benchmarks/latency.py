@@ -1,6 +1,6 @@
 """One utterance, one thread, raw text in to Frame out, and batches on several threads; beside an autoregressive seq2seq of BART-base's size.
 
-    python -m benchmarks.latency --bundle models/conv-nar-topv2 --data-root $TOPV2_DIR
+    python -m benchmarks.latency --bundle models/conv-nar-topv2 --data-root $TOPV2_DIR --out latency.json
 
 The seq2seq is transformers' BART with random weights, greedy with a KV cache, and emits as many tokens for each
 utterance as the bundle's frame has; its tokenizer is left out, in its favour. Both are measured in turn in one
@@ -35,7 +35,7 @@ def main() -> None:
     options.add_argument("--seq2seq", type=int, default=40, help="utterances for the seq2seq, which is slow")
     options.add_argument("--batch", type=int, default=256, help="utterances of a batch")
     options.add_argument("--batch-threads", type=int, default=2, help="threads of a batch")
-    options.add_argument("--out", type=Path, default=Path("results/conv_nar/latency.json"))
+    options.add_argument("--out", type=Path, required=True, help="record to write")
     given = options.parse_args()
     torch.set_num_threads(1)
     parser = runtime.load(given.bundle, threads=1)

@@ -14,12 +14,11 @@ from lightning_modules.evaluation import evaluate
 from parsers.interface import Parser
 
 
-def options(doc: str | None, out: str | None, rows: bool = True) -> argparse.ArgumentParser:
+def options(doc: str | None, rows: bool = True) -> argparse.ArgumentParser:
     """The options of a measurement, to which it may add its own.
 
     Args:
         doc: of the module, told by ``--help``.
-        out: file that is written unless another is named; None asks for one.
         rows: whether a part of the rows may be asked for, see :func:`lightning_modules.evaluation.spread`.
     """
     found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -28,7 +27,7 @@ def options(doc: str | None, out: str | None, rows: bool = True) -> argparse.Arg
     found.add_argument("--split", default="eval")
     if rows:
         found.add_argument("--rows", type=int, help="about so many rows, evenly spread (default: all)")
-    found.add_argument("--out", type=Path, default=out and Path(out), required=out is None)
+    found.add_argument("--out", type=Path, required=True, help="record to write")
     return found
 
 

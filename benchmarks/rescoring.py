@@ -1,6 +1,6 @@
 """What the rescorer is worth: exact match by its weight and margin, and how much better an oracle would do.
 
-    python -m benchmarks.rescoring --checkpoint runs/span_pointer_minilm/best.ckpt --data-root $TOPV2_DIR
+    python -m benchmarks.rescoring --checkpoint runs/span_pointer_minilm/best.ckpt --data-root $TOPV2_DIR --out rescoring.json
 
 Every row gets the decoder's frames, best first, scored by decoder and rescorer; weights and margins then choose from the
 same scores. `judged` is the share of rows with a second frame within the margin, the only ones that cost another pass.
@@ -40,7 +40,7 @@ class Scored:
 
 def main() -> None:
     """Measures, prints, writes and draws."""
-    asked = options(__doc__, "results/span_pointer_minilm/rescoring.json")
+    asked = options(__doc__)
     asked.add_argument("--frames", type=int, default=8, help="frames of each row that are rescored")
     given = asked.parse_args()
     root = data_root(given.data_root)

@@ -1,6 +1,6 @@
 """What retrieval finds and what it is worth: recall, oracles, and exact match inside and outside of the bank.
 
-    python -m benchmarks.retrieval --checkpoint runs/raf_last_stage/best.ckpt --data-root $TOPV2_DIR
+    python -m benchmarks.retrieval --checkpoint runs/raf_last_stage/best.ckpt --data-root $TOPV2_DIR --out retrieval.json
 
 `gold scenario given` fills the gold scenario of every row whose scenario is in the bank; `gold in top n` counts the rows
 where it is also among the first n that are retrieved, out of all rows (Shrivastava et al. 2022, oracles). The modules
@@ -41,7 +41,7 @@ CHUNK = 256
 
 def main() -> None:
     """Measures, prints, writes and draws."""
-    given = options(__doc__, "results/raf_last_stage/retrieval.json").parse_args()
+    given = options(__doc__).parse_args()
     root = data_root(given.data_root)
     examples = spread(read_split(root, given.split)[REPORTED], given.rows)
     parser = load_module(given.checkpoint)[0].parser()

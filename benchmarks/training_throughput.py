@@ -1,6 +1,6 @@
 """Utterances per second of a training step, and where the time goes.
 
-    python -m benchmarks.training_throughput --config configs/conv_nar.yaml --data-root $TOPV2_DIR --device cpu
+    python -m benchmarks.training_throughput --config configs/conv_nar.yaml --data-root $TOPV2_DIR --device cpu --out throughput.json
 
 Forward includes the loss; optimizer includes clipping. The step is the one that ``framefill fit`` takes. Beside it, what
 the machine could do at best: the arithmetic of the matrix products of a step at the speed that one large product reaches.
@@ -34,7 +34,7 @@ def main() -> None:
     options.add_argument("--data-root")
     options.add_argument("--steps", type=int, default=40)
     options.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
-    options.add_argument("--out", type=Path, default=Path("results/conv_nar/training_throughput.json"))
+    options.add_argument("--out", type=Path, required=True, help="record to write")
     given = options.parse_args()
     config = yaml.safe_load(given.config.read_text(encoding="utf-8"))
     groups = config["model"]["init_args"]

@@ -130,6 +130,9 @@ def check_fit(words: list[str]) -> None:
             assert (ROOT / following).is_file(), following
         elif first == "data":
             assert rest[0] in options["data"], word
+        elif first == "model" and rest[0] == "help":
+            path, _, name = following.rpartition(".")
+            assert f"class {name}(" in (ROOT / f"{path.replace('.', '/')}.py").read_text(encoding="utf-8"), following
         elif first == "model":
             assert rest[0] in ("model", "decoding", "optimization") and rest[1] in options["model"], word
         else:
