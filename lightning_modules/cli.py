@@ -187,7 +187,7 @@ class FrameFillCLI(LightningCLI):
             resumed = _resumed_from(folder, there, config.resume, config.overwrite)
             config.ckpt_path = config.ckpt_path or resumed
             check_output(_record(config.run), config.overwrite)
-        _tell_of_unvalidated_end(config.trainer)
+        tell_of_unvalidated_end(config.trainer)
         best = ModelCheckpoint(
             dirpath=folder, filename="best", monitor="val/exact_match", mode="max", save_top_k=1,
             enable_version_counter=False,
@@ -238,7 +238,7 @@ class FrameFillCLI(LightningCLI):
         print(f"checkpoint: {best}\nrecord: {record}")
 
 
-def _tell_of_unvalidated_end(trainer: Namespace) -> None:
+def tell_of_unvalidated_end(trainer: Namespace) -> None:
     """Says on stderr which epoch's parser will be kept where the last one is not validated."""
     epochs, every = trainer.max_epochs, trainer.check_val_every_n_epoch
     if epochs and every and every < epochs and epochs % every:

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import yaml
+from jsonargparse import Namespace
 
+from lightning_modules.cli import tell_of_unvalidated_end
 from lightning_modules.datamodule import TOPv2DataModule
 from lightning_modules.kinds import KINDS, module_class
 from lightning_modules.raf import RAFModule
@@ -71,3 +73,12 @@ def test_every_bound_is_kept(name: str):
                     with pytest.raises(ValueError, match=f"^{name} "):
                         options(**{name: wrong})
     assert kept
+
+
+@pytest.mark.parametrize(
+    ("epochs", "every", "kept"), [(12, 8, "epoch 8"), (12, 4, ""), (4, 8, ""), (12, None, ""), (None, 8, "")]
+)
+def test_a_last_epoch_that_no_validation_follows_is_told(epochs, every, kept, capsys: pytest.CaptureFixture[str]):
+    tell_of_unvalidated_end(Namespace(max_epochs=epochs, check_val_every_n_epoch=every))
+    said = capsys.readouterr().err
+    assert kept in said and bool(said) == bool(kept)
