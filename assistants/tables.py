@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
 from abc import ABC, abstractmethod
@@ -161,10 +162,9 @@ class Csv(Table):
     ) -> None:
         """See :meth:`Table.write`."""
         with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow([*names, *types])
-            writer.writerows(
-                [_cell(row.get(name)) for name in (*names, *types)] for row in _same_columns(rows, names, types)
+            stream.write(_line([*names, *types]))
+            stream.writelines(
+                _line([_cell(row.get(name)) for name in (*names, *types)]) for row in _same_columns(rows, names, types)
             )
 
     def join(self, parts: Sequence[Path], path: Path) -> None:
@@ -303,6 +303,13 @@ def _same_columns(rows: Sequence[Row], names: Sequence[str], types: Mapping[str,
 def _encodable(value: Any) -> Any:
     """A value that UTF-8 can hold, which JSON's lone surrogates cannot."""
     return value.encode("utf-8", "backslashreplace").decode("utf-8") if isinstance(value, str) else value
+
+
+def _line(cells: Sequence[Any]) -> str:
+    """A row of CSV. Python 3.11 quotes a lone carriage return only where rows end with one, which is then cut off."""
+    line = io.StringIO(newline="")
+    csv.writer(line, lineterminator="\r\n").writerow(cells)
+    return line.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _cell(value: Any) -> Any:

@@ -27,7 +27,7 @@ UTTERANCES = [
     "",
     "play some jazz",
     "é\nwhat is the weather",
-    "wake me at 7",
+    "wake me\rat 7",
 ]
 
 
