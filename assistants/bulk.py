@@ -182,6 +182,8 @@ def _pool(job: Job, processes: int) -> Iterator[Submit]:
         work = _Worker(job)
         yield lambda unit, part, progress: progress(work(unit, part))
         return
+    # A bundle that cannot be loaded would end each process at its start, where nobody could be told why.
+    runtime.load(job.bundle, job.precision)
     waiting: dict[Future[int], Callable[[int], None]] = {}
 
     def collect(most: int) -> None:

@@ -202,6 +202,16 @@ def kill_itself(job: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def test_errors_of_processes_that_parse_are_told(small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"utterance": "wake me at 6"}\n{"utterance": "wake me at 6", "b": 1}\n')
+    with pytest.raises(CorpusError, match="E549.*'b'"):
+        parse_table(source, tmp_path / "out.csv", small, processes=2)
+    with pytest.raises(BundleError, match="E324"):
+        parse_table(source, tmp_path / "out.csv", small, precision="int4", processes=2)
+    assert not capfd.readouterr().err
+
+
 def test_tables_that_are_refused(small: Path, tmp_path: Path):
     def parse(content: str, name: str = "in.jsonl", out: str = "out.jsonl", **options):
         (tmp_path / name).write_text(content)
