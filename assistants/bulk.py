@@ -37,6 +37,8 @@ from frames.outputs import check_output
 ROWS = 1024
 #: File that says what the parts in its folder belong to.
 _JOB = "job.json"
+#: Keys of a bundle's manifest that no answer depends on.
+_ABOUT = {"metrics", "environment"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Job:
         size: of that file, in bytes.
         changed: when it was changed last, in nanoseconds.
         bundle: path of the bundle.
-        digest: SHA-256 of its manifest, which holds the checksums of all other files.
+        digest: SHA-256 of its manifest, which holds decoding, confidence and the checksums of all other files.
         precision: of the graphs, None for the first that is there.
         column: that holds the utterances.
         names: columns of the table.
@@ -148,7 +150,8 @@ def _job(source: Path, out: Path, given: Table, bundle: Path, precision: str | N
             "E552", f"the table has a column {taken[0]!r} already.", where=str(source), remedy="Rename that column."
         )
     about = source.stat()
-    digest = hashlib.sha256(json.dumps(Bundle(bundle).manifest["files"], sort_keys=True).encode()).hexdigest()
+    manifest = {key: value for key, value in Bundle(bundle).manifest.items() if key not in _ABOUT}
+    digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
     return Job(
         str(source.resolve()), about.st_size, about.st_mtime_ns, str(bundle.resolve()), digest, precision, column, names,
         rows, out.suffix,

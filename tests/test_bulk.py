@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -177,18 +178,37 @@ def alive(group: int) -> bool:
     return True
 
 
-def test_parts_of_another_job_are_not_used(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def stop(*_):
+    raise KeyboardInterrupt
+
+
+def test_parts_of_another_job_are_not_used(small: Path, tmp_path: Path):
     source, out = written(tmp_path, ".jsonl", ["wake me at 6"] * 3), tmp_path / "out.jsonl"
-
-    def stop(*_):
-        raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
         parse_table(source, out, small, processes=1, rows=1, progress=stop)
     assert [part.name for part in (tmp_path / ".out.jsonl.parts").glob("0*")] == ["00000000.jsonl"]
     source.write_text('{"utterance": "play queen"}\n')
     parse_table(source, out, small, processes=1, rows=1)
     assert [row["utterance"] for row in rows_of(out)] == ["play queen"]
+
+
+def test_parts_of_a_bundle_that_decides_otherwise_are_not_used(small: Path, tmp_path: Path):
+    source, out = written(tmp_path, ".jsonl", ["wake me at 6"] * 3), tmp_path / "out.jsonl"
+    bundle = shutil.copytree(small, tmp_path / "bundle")
+    manifest = json.loads((bundle / "manifest.json").read_bytes())
+    with pytest.raises(KeyboardInterrupt):
+        parse_table(source, out, bundle, processes=1, rows=1, progress=stop)
+    manifest["metrics"]["latency_ms"] = 1.0
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    part = tmp_path / ".out.jsonl.parts" / "00000000.jsonl"
+    kept = part.stat().st_mtime_ns
+    with pytest.raises(KeyboardInterrupt):
+        parse_table(source, out, bundle, processes=1, rows=1, progress=stop)
+    assert part.stat().st_mtime_ns == kept
+    manifest["confidence"]["threshold"] = 1.0
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    parse_table(source, out, bundle, processes=1, rows=1)
+    assert [row["abstained"] for row in rows_of(out)] == [True] * 3
 
 
 def test_a_process_that_is_killed_is_told(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
