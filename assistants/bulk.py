@@ -25,9 +25,9 @@ from typing import Any
 
 from assistants import runtime
 from assistants.bundle import Bundle
-from assistants.columns import COLUMNS, columns
+from assistants.columns import COLUMNS, check_free, columns
 from assistants.onnx_backend import BundleParser
-from assistants.tables import Row, Table, table
+from assistants.tables import JsonLines, Row, Table, table
 from frames.errors import MachineError, UsageError
 from frames.files import whole_file, write_json
 from frames.locks import locked
@@ -109,6 +109,8 @@ def parse_table(
     folder = out.with_name(f".{out.name}.parts")
     if not _is_of(folder, job):
         check_output(out, overwrite)
+        if isinstance(given, JsonLines):
+            _check_rows(source, given, rows)
     with locked(folder):
         _prepare(folder, job)
         parts = []
@@ -145,10 +147,7 @@ def _job(source: Path, out: Path, given: Table, bundle: Path, precision: str | N
             where=str(source),
             remedy="Rename one of them.",
         )
-    if taken := [name for name in names if name in COLUMNS]:
-        raise UsageError(
-            "E552", f"the table has a column {taken[0]!r} already.", where=str(source), remedy="Rename that column."
-        )
+    check_free(names, str(source))
     about = source.stat()
     manifest = {key: value for key, value in Bundle(bundle).manifest.items() if key not in _ABOUT}
     digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
@@ -156,6 +155,13 @@ def _job(source: Path, out: Path, given: Table, bundle: Path, precision: str | N
         str(source.resolve()), about.st_size, about.st_mtime_ns, str(bundle.resolve()), digest, precision, column, names,
         rows, out.suffix,
     )  # fmt: skip
+
+
+def _check_rows(source: Path, given: Table, rows: int) -> None:
+    """Whether all rows can be written, told before the first is parsed: those of JSON lines may differ from the first."""
+    for number, unit in enumerate(given.read(source, rows)):
+        for place, row in enumerate(unit, start=number * rows + 1):
+            check_free(row, f"{source}: row {place}")
 
 
 def _is_of(folder: Path, job: Job) -> bool:

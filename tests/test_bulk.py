@@ -249,6 +249,7 @@ def test_tables_that_are_refused(small: Path, tmp_path: Path):
         ("E550", '{"utterance": "x", "b": 1}\n{"utterance": "x", "b": "c"}\n', "in.jsonl", "out.parquet", {}),
         ("E551", good, "in.jsonl", "out.jsonl", {"column": "text"}),
         ("E552", '{"utterance": "x", "frame": 1}\n', "in.jsonl", "out.jsonl", {}),
+        ("E552.*row 2", good + '{"utterance": "x", "frame": 1}\n', "in.jsonl", "out.jsonl", {}),
         ("E548", good, "in.tsv", "out.jsonl", {}),
         ("E548", good, "in.jsonl", "out", {}),
         ("E450", good, "in.jsonl", "in.jsonl", {}),
@@ -286,6 +287,11 @@ def test_engines_of_others_get_the_same_columns(small: Path, tmp_path: Path):
     source = written(tmp_path, ".jsonl", UTTERANCES)
     rows = rows_of(parse_table(source, tmp_path / "out.jsonl", small, processes=1))
     batch = {"number": np.arange(6), "utterance": np.array(UTTERANCES, dtype=object)}
+    taken = {**batch, "frame": np.arange(6)}
+    with pytest.raises(UsageError, match="E552"):
+        ParseBatch(small)(taken)
+    with pytest.raises(UsageError, match="E552"):
+        list(spark_transform(small)(iter([pd.DataFrame(taken)])))
     by_ray = ParseBatch(small)(batch)
     frames = [pd.DataFrame(batch)[:4], pd.DataFrame(batch)[4:]]
     by_spark = pd.concat(spark_transform(small)(iter(frames)))
