@@ -28,7 +28,7 @@ from assistants.bundle import Bundle
 from assistants.columns import COLUMNS, check_free, columns
 from assistants.onnx_backend import BundleParser
 from assistants.tables import JsonLines, Row, Table, table
-from frames.errors import MachineError, UsageError
+from frames.errors import MachineError, UsageError, located
 from frames.files import whole_file, write_json
 from frames.locks import locked
 from frames.outputs import check_output
@@ -99,7 +99,7 @@ def parse_table(
 
     Raises:
         BundleError: the bundle cannot be read.
-        CorpusError: the table is damaged.
+        CorpusError: the table is damaged, or has values that the output cannot hold.
         UsageError: a kind of file that is not known, a column that is missing or taken, or a file at ``out``.
         MachineError: a process was killed, the disk is full, or a library is not installed. What is parsed is kept.
     """
@@ -110,7 +110,7 @@ def parse_table(
     if not _is_of(folder, job):
         check_output(out, overwrite)
         if isinstance(given, JsonLines):
-            _check_rows(source, given, rows)
+            _check_rows(source, given, written, job)
     with locked(folder):
         _prepare(folder, job)
         parts = []
@@ -124,7 +124,7 @@ def parse_table(
         if not parts:
             parts.append(folder / f"{0:08d}{job.suffix}")
             written.write(parts[0], [], job.names, COLUMNS, source)
-        with whole_file(out) as temporary:
+        with whole_file(out) as temporary, located(str(source)):
             written.join(parts, temporary)
         shutil.rmtree(folder)
     return out
@@ -157,11 +157,13 @@ def _job(source: Path, out: Path, given: Table, bundle: Path, precision: str | N
     )  # fmt: skip
 
 
-def _check_rows(source: Path, given: Table, rows: int) -> None:
+def _check_rows(source: Path, given: Table, written: Table, job: Job) -> None:
     """Whether all rows can be written, told before the first is parsed: those of JSON lines may differ from the first."""
-    for number, unit in enumerate(given.read(source, rows)):
-        for place, row in enumerate(unit, start=number * rows + 1):
+    for number, unit in enumerate(given.read(source, job.rows)):
+        for place, row in enumerate(unit, start=number * job.rows + 1):
             check_free(row, f"{source}: row {place}")
+        with located(str(source)):
+            written.check(unit, job.names, source)
 
 
 def _is_of(folder: Path, job: Job) -> bool:

@@ -222,14 +222,60 @@ def kill_itself(job: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_errors_of_processes_that_parse_are_told(small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+def test_errors_of_processes_that_parse_are_told(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
     source = tmp_path / "in.jsonl"
     source.write_text('{"utterance": "wake me at 6"}\n{"utterance": "wake me at 6", "b": 1}\n')
+    monkeypatch.setattr("assistants.bulk._check_rows", lambda *_: None)
     with pytest.raises(CorpusError, match="E549.*'b'"):
         parse_table(source, tmp_path / "out.csv", small, processes=2)
     with pytest.raises(BundleError, match="E324"):
         parse_table(source, tmp_path / "out.csv", small, precision="int4", processes=2)
     assert not capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["1", '"c"'],
+        ["1", "[1]"],
+        ["true", "1"],
+        ['{"c": [1]}', '{"c": ["d"]}'],
+        ["1", str(2**63)],
+        ["1", "{}"],
+        ["1", "[{}]"],
+    ],
+)
+@pytest.mark.parametrize("rows", [1, 2])
+def test_values_that_parquet_cannot_hold_are_told_first(values: list[str], rows: int, small: Path, tmp_path: Path):
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.parquet"
+    source.write_text("".join(f'{{"utterance": "snooze", "b": {value}}}\n' for value in values))
+    with pytest.raises(CorpusError, match=r"E550.*in\.jsonl: .*'b'"):
+        parse_table(source, out, small, processes=1, rows=rows, progress=pytest.fail)
+    assert not [path for path in tmp_path.iterdir() if path.suffix not in (".jsonl", ".lock")]
+
+
+def test_parts_of_parquet_that_do_not_fit_together_are_told(tmp_path: Path):
+    kind, parts = KINDS[".parquet"](), [tmp_path / "0.parquet", tmp_path / "1.parquet"]
+    for second, said in (("c", "int64 vs string"), (0.5, "not in range")):
+        for part, value in zip(parts, (2**60 + 1, second), strict=True):
+            kind.write(part, [{"b": value}], ["b"], {}, tmp_path / "in.jsonl")
+        with pytest.raises(CorpusError, match=f"E550.*'b'.*{said}"):
+            kind.join(parts, tmp_path / "out.parquet")
+
+
+def test_kinds_of_numbers_become_one_in_parquet(small: Path, tmp_path: Path):
+    source = tmp_path / "in.jsonl"
+    lines = [
+        '"n": 1, "o": {"c": 1}',
+        '"n": null, "o": null',
+        '"n": 1.5, "o": {"d": ["\\ud83d"], "\\ud83d": 1}',
+    ]
+    source.write_text("".join(f'{{"utterance": "snooze", {line}}}\n' for line in lines))
+    rows = rows_of(parse_table(source, tmp_path / "out.parquet", small, processes=1, rows=1))
+    assert [row["n"] for row in rows] == [1.0, None, 1.5]
+    assert rows[2]["o"] == {"c": None, "d": ["\\ud83d"], "\\ud83d": 1}
 
 
 def test_tables_that_are_refused(small: Path, tmp_path: Path):
