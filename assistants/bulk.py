@@ -107,11 +107,12 @@ def parse_table(
     given, written = table(source), table(out)
     job = _job(source, out, given, Path(bundle), precision, column, rows)
     folder = out.with_name(f".{out.name}.parts")
-    if not _is_of(folder, job):
-        check_output(out, overwrite)
-        if isinstance(given, JsonLines):
-            _check_rows(source, given, written, job)
     with locked(folder):
+        if not _is_of(folder, job):
+            # Under the lock, for a run that held it may have written the file.
+            check_output(out, overwrite)
+            if isinstance(given, JsonLines):
+                _check_rows(source, given, written, job)
         _prepare(folder, job)
         parts = []
         with _pool(job, processes or os.cpu_count() or 1) as submit:

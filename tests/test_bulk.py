@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from assistants.columns import COLUMNS
 from assistants.tables import KINDS
 from assistants.transforms import ParseBatch, spark_transform
 from frames.errors import BundleError, CorpusError, MachineError, UsageError
+from frames.locks import locked
 from scripts.cli import main
 from tests.training import environment
 
@@ -209,6 +212,22 @@ def test_parts_of_a_bundle_that_decides_otherwise_are_not_used(small: Path, tmp_
     (bundle / "manifest.json").write_text(json.dumps(manifest))
     parse_table(source, out, bundle, processes=1, rows=1)
     assert [row["abstained"] for row in rows_of(out)] == [True] * 3
+
+
+def test_a_file_that_another_run_wrote_meanwhile_stays(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    source, out = written(tmp_path, ".jsonl", ["wake me at 6"]), tmp_path / "out.jsonl"
+
+    @contextmanager
+    def after_another(folder: Path) -> Iterator[None]:
+        with locked(folder):
+            out.write_text("of another run")
+            yield
+
+    monkeypatch.setattr("assistants.bulk.locked", after_another)
+    with pytest.raises(UsageError, match="E450"):
+        parse_table(source, out, small, processes=1)
+    assert out.read_text() == "of another run"
+    assert parse_table(source, out, small, processes=1, overwrite=True) == out and len(rows_of(out)) == 1
 
 
 def test_a_process_that_is_killed_is_told(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
