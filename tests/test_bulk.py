@@ -342,8 +342,14 @@ def test_the_command(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert len(list(csv.reader(out.open(newline="")))) == 7
     assert main(words) == 2 and "E450" in capsys.readouterr().err
     assert main([*words, "--overwrite"]) == 0
-    assert main([*words, "--tree"]) == 2 and "E554" in capsys.readouterr().err
-    assert main(words[:3]) == 2 and "E554" in capsys.readouterr().err
+    others = [["--tree"], ["--threads", "2"], ["--threads", "0"], ["--device", "cuda"], ["play"]]
+    alone = [["--column", "text"], ["--processes", "0"], ["--overwrite"], words[1:3]]
+    for refused in [
+        *([*words, *other] for other in others),
+        *(["parse", *option, "play"] for option in alone),
+        words[:3],
+    ]:
+        assert main(refused) == 2 and "E554" in capsys.readouterr().err, refused
 
 
 def test_engines_of_others_get_the_same_columns(small: Path, tmp_path: Path):
