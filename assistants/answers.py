@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from assistants.onnx_backend import BundleParser
 from frames.errors import UsageError
-from parsers.interface import Hypothesis
+from parsers.interface import Hypothesis, parse_each
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,8 @@ def answer(parser: BundleParser, texts: Sequence[str], n_best: int = 1, threshol
     Raises:
         UsageError: as :meth:`parsers.interface.Parser.parse`.
     """
-    least = (own_threshold(parser) or 0.0) if threshold is None else threshold
-    return [
-        Answer(text, hypotheses, hypotheses[0].probability is not None and hypotheses[0].probability < least)
-        for text, hypotheses in zip(texts, parser.parse(texts, n_best), strict=True)
-    ]
+    least = _least(parser, threshold)
+    return [_answer(text, found, least) for text, found in zip(texts, parser.parse(texts, n_best), strict=True)]
 
 
 def answer_each(
@@ -55,24 +52,23 @@ def answer_each(
 ) -> list[Answer | UsageError]:
     """As :func:`answer`, with the error of each utterance that cannot be parsed in its place.
 
-    What is wrong with an utterance shows while a batch is parsed, at a place that depends on the parser. A batch with bad
-    ones is halved until each of them is alone, so that the others are still parsed together.
-
     Args:
         parser: see :func:`answer`.
-        texts: utterances; anything else is an error in its place.
+        texts: see :func:`parsers.interface.parse_each`.
         n_best: see :func:`answer`.
         threshold: see :func:`answer`.
     """
-    if not texts:
-        return []
-    try:
-        return list(answer(parser, texts, n_best, threshold))
-    except UsageError as error:
-        if len(texts) == 1:
-            return [error]
-    half = len(texts) // 2
+    least = _least(parser, threshold)
     return [
-        *answer_each(parser, texts[:half], n_best, threshold),
-        *answer_each(parser, texts[half:], n_best, threshold),
+        found if isinstance(found, UsageError) else _answer(text, found, least)
+        for text, found in zip(texts, parse_each(parser, texts, n_best), strict=True)
     ]
+
+
+def _least(parser: BundleParser, threshold: float | None) -> float:
+    return (own_threshold(parser) or 0.0) if threshold is None else threshold
+
+
+def _answer(text: str, hypotheses: list[Hypothesis], least: float) -> Answer:
+    probability = hypotheses[0].probability
+    return Answer(text, hypotheses, probability is not None and probability < least)

@@ -25,10 +25,10 @@ from typing import Any
 
 from assistants import runtime
 from assistants.bundle import Bundle
-from assistants.columns import COLUMNS, columns
+from assistants.columns import COLUMNS, check_free, columns
 from assistants.onnx_backend import BundleParser
-from assistants.tables import Row, Table, table
-from frames.errors import MachineError, UsageError
+from assistants.tables import JsonLines, Row, Table, table
+from frames.errors import MachineError, UsageError, located
 from frames.files import whole_file, write_json
 from frames.locks import locked
 from frames.outputs import check_output
@@ -37,6 +37,8 @@ from frames.outputs import check_output
 ROWS = 1024
 #: File that says what the parts in its folder belong to.
 _JOB = "job.json"
+#: Keys of a bundle's manifest that no answer depends on.
+_ABOUT = {"metrics", "environment"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Job:
         size: of that file, in bytes.
         changed: when it was changed last, in nanoseconds.
         bundle: path of the bundle.
-        digest: SHA-256 of its manifest, which holds the checksums of all other files.
+        digest: SHA-256 of its manifest, which holds decoding, confidence and the checksums of all other files.
         precision: of the graphs, None for the first that is there.
         column: that holds the utterances.
         names: columns of the table.
@@ -97,7 +99,7 @@ def parse_table(
 
     Raises:
         BundleError: the bundle cannot be read.
-        CorpusError: the table is damaged.
+        CorpusError: the table is damaged, or has values that the output cannot hold.
         UsageError: a kind of file that is not known, a column that is missing or taken, or a file at ``out``.
         MachineError: a process was killed, the disk is full, or a library is not installed. What is parsed is kept.
     """
@@ -105,9 +107,12 @@ def parse_table(
     given, written = table(source), table(out)
     job = _job(source, out, given, Path(bundle), precision, column, rows)
     folder = out.with_name(f".{out.name}.parts")
-    if not _is_of(folder, job):
-        check_output(out, overwrite)
     with locked(folder):
+        if not _is_of(folder, job):
+            # Under the lock, for a run that held it may have written the file.
+            check_output(out, overwrite)
+            if isinstance(given, JsonLines):
+                _check_rows(source, given, written, job)
         _prepare(folder, job)
         parts = []
         with _pool(job, processes or os.cpu_count() or 1) as submit:
@@ -120,7 +125,7 @@ def parse_table(
         if not parts:
             parts.append(folder / f"{0:08d}{job.suffix}")
             written.write(parts[0], [], job.names, COLUMNS, source)
-        with whole_file(out) as temporary:
+        with whole_file(out) as temporary, located(str(source)):
             written.join(parts, temporary)
         shutil.rmtree(folder)
     return out
@@ -143,16 +148,23 @@ def _job(source: Path, out: Path, given: Table, bundle: Path, precision: str | N
             where=str(source),
             remedy="Rename one of them.",
         )
-    if taken := [name for name in names if name in COLUMNS]:
-        raise UsageError(
-            "E552", f"the table has a column {taken[0]!r} already.", where=str(source), remedy="Rename that column."
-        )
+    check_free(names, str(source))
     about = source.stat()
-    digest = hashlib.sha256(json.dumps(Bundle(bundle).manifest["files"], sort_keys=True).encode()).hexdigest()
+    manifest = {key: value for key, value in Bundle(bundle).manifest.items() if key not in _ABOUT}
+    digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
     return Job(
         str(source.resolve()), about.st_size, about.st_mtime_ns, str(bundle.resolve()), digest, precision, column, names,
         rows, out.suffix,
     )  # fmt: skip
+
+
+def _check_rows(source: Path, given: Table, written: Table, job: Job) -> None:
+    """Whether all rows can be written, told before the first is parsed: those of JSON lines may differ from the first."""
+    for number, unit in enumerate(given.read(source, job.rows)):
+        for place, row in enumerate(unit, start=number * job.rows + 1):
+            check_free(row, f"{source}: row {place}")
+        with located(str(source)):
+            written.check(unit, job.names, source)
 
 
 def _is_of(folder: Path, job: Job) -> bool:
@@ -182,6 +194,8 @@ def _pool(job: Job, processes: int) -> Iterator[Submit]:
         work = _Worker(job)
         yield lambda unit, part, progress: progress(work(unit, part))
         return
+    # A bundle that cannot be loaded would end each process at its start, where nobody could be told why.
+    runtime.load(job.bundle, job.precision)
     waiting: dict[Future[int], Callable[[int], None]] = {}
 
     def collect(most: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from assistants.answers import Answer, answer_each
@@ -35,6 +35,22 @@ def columns(parser: BundleParser, utterances: Sequence[Any]) -> dict[str, list[A
     """
     rows = [_row(found) for found in answer_each(parser, list(utterances))]
     return {name: [row.get(name) for row in rows] for name in COLUMNS}
+
+
+def check_free(names: Iterable[str], where: str = "") -> None:
+    """Whether a table or a row has none of the columns of :data:`COLUMNS`, whose values would be lost.
+
+    Args:
+        names: of its columns.
+        where: the table or row, for the message.
+
+    Raises:
+        UsageError: it has one.
+    """
+    if taken := [name for name in names if name in COLUMNS]:
+        raise UsageError(
+            "E552", f"the table has a column {taken[0]!r} already.", where=where, remedy="Rename that column."
+        )
 
 
 def _row(found: Answer | UsageError) -> dict[str, Any]:

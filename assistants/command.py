@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import difflib
 import io
 import json
@@ -60,6 +61,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 #: Byte order marks of UTF-16, as they stand in a text that was read as UTF-8.
 _UTF16 = ("\udcff\udcfe", "\udcfe\udcff")
 
+#: Utterances that a thread parses between two lines of output at most.
+_TOGETHER = 32
+
 #: Of the options, the utterance's number, the rank, the utterance and a hypothesis, what is printed.
 Shape = Callable[[Any, int, int, str, "Hypothesis"], str]
 
@@ -79,18 +83,16 @@ def print_frames(parser: Parser, options: Any, shape: Shape | None = None) -> No
         # A terminal whose encoding lacks a character of the answer shows its escape in place of failing.
         sys.stdout.reconfigure(errors="backslashreplace")
     refused = 0
-    for number, utterance in enumerate(options.utterances or _lines(), start=1):
-        try:
-            hypotheses = parser.parse([utterance], options.n_best)[0]
-        except UsageError as error:
+    for number, (utterance, found) in enumerate(_parsed(parser, options), start=1):
+        if isinstance(found, UsageError):
             refused += 1
-            print(f"framefill: {error.at(f'utterance {number}')}", file=sys.stderr)
+            print(f"framefill: {found.at(f'utterance {number}')}", file=sys.stderr)
             if options.json:
-                _print(json.dumps({"number": number, "frame": None, "text": None, "error": error.code}))
+                _print(json.dumps({"number": number, "frame": None, "text": None, "error": found.code}))
             elif not options.tree:
                 _print("")
             continue
-        for rank, hypothesis in enumerate(hypotheses, start=1):
+        for rank, hypothesis in enumerate(found, start=1):
             _print((shape or _shown)(options, number, rank, utterance, hypothesis))
     if refused:
         raise UsageError("E408", f"{refused} utterance(s) were not parsed.", remedy="See above; all others were.")
@@ -168,7 +170,18 @@ def _print(line: str) -> None:
     print(line, flush=True)
 
 
-def _lines() -> Iterator[str]:
+def _parsed(parser: Parser, options: Any) -> Iterator[tuple[str, list[Hypothesis] | UsageError]]:
+    """Each utterance with its frames or its error; those that are there are parsed together, as far as threads need it."""
+    from parsers.interface import parse_each
+
+    most = _TOGETHER * getattr(parser, "workers", 1)
+    for there in [options.utterances] if options.utterances else _lines():
+        for begin in range(0, len(there), most):
+            utterances = there[begin : begin + most]
+            yield from zip(utterances, parse_each(parser, utterances, options.n_best), strict=True)
+
+
+def _lines() -> Iterator[list[str]]:
     """Lines of standard input, without a byte order mark and carriage returns at their ends.
 
     Bytes that are no text stay in them, to be refused like any other bad utterance.
@@ -176,12 +189,30 @@ def _lines() -> Iterator[str]:
     Raises:
         UsageError: the text is in UTF-16, as some shells of Windows write it, where every other byte would be parsed.
     """
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="surrogateescape", newline="\n")
-    for number, line in enumerate(sys.stdin):
-        if number == 0 and line.startswith(_UTF16):
-            raise UsageError("E457", "the text is in UTF-16.", where="standard input", remedy="Write it in UTF-8.")
-        yield (line.removeprefix("\ufeff") if number == 0 else line).rstrip("\r\n")
+    for number, lines in enumerate(_arrived()):
+        if number == 0:
+            if lines[0].startswith(_UTF16):
+                raise UsageError("E457", "the text is in UTF-16.", where="standard input", remedy="Write it in UTF-8.")
+            lines[0] = lines[0].removeprefix("\ufeff")
+        yield [line.rstrip("\r\n") for line in lines]
+
+
+def _arrived() -> Iterator[list[str]]:
+    """Lines of standard input, those together that are there: whoever waits for the answer to a line gets it."""
+    if not isinstance(sys.stdin, io.TextIOWrapper):
+        yield from ([line] for line in sys.stdin)
+        return
+    decoder = codecs.getincrementaldecoder(sys.stdin.encoding)("surrogateescape")
+    rest: list[str] = []
+    # Gives what is there, and waits only where nothing is.
+    while content := sys.stdin.buffer.read1(1 << 16):
+        lines, end, tail = decoder.decode(content).rpartition("\n")
+        if end:
+            yield "".join([*rest, lines]).split("\n")
+            rest.clear()
+        rest.append(tail)
+    if last := "".join([*rest, decoder.decode(b"", final=True)]):
+        yield [last]
 
 
 def _failed(error: FramefillError) -> int:

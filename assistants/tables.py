@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
 from abc import ABC, abstractmethod
@@ -37,6 +38,19 @@ class Table(ABC):
     def names(self, path: Path) -> list[str]:
         """Names of the columns of a file; of its first row where rows differ."""
 
+    def check(self, rows: Sequence[Row], names: Sequence[str], like: Path) -> None:
+        """Whether rows can be written, and into one file with those that were checked before.
+
+        Args:
+            rows: see :meth:`write`.
+            names: see :meth:`write`.
+            like: see :meth:`write`.
+
+        Raises:
+            CorpusError: see :meth:`write`.
+        """
+        return
+
     @abstractmethod
     def write(
         self, path: Path, rows: Sequence[Row], names: Sequence[str], types: Mapping[str, type], like: Path
@@ -56,7 +70,11 @@ class Table(ABC):
 
     @abstractmethod
     def join(self, parts: Sequence[Path], path: Path) -> None:
-        """Writes one file from its parts, holding one part in memory at most."""
+        """Writes one file from its parts, holding one part in memory at most.
+
+        Raises:
+            CorpusError: the parts have values that do not fit into one column.
+        """
 
 
 class JsonLines(Table):
@@ -156,15 +174,18 @@ class Csv(Table):
         with self._reader(path) as reader:
             return next(reader, [])
 
+    def check(self, rows: Sequence[Row], names: Sequence[str], like: Path) -> None:
+        """See :meth:`Table.check`."""
+        _same_columns(rows, names, {})
+
     def write(
         self, path: Path, rows: Sequence[Row], names: Sequence[str], types: Mapping[str, type], like: Path
     ) -> None:
         """See :meth:`Table.write`."""
         with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow([*names, *types])
-            writer.writerows(
-                [_cell(row.get(name)) for name in (*names, *types)] for row in _same_columns(rows, names, types)
+            stream.write(_line([*names, *types]))
+            stream.writelines(
+                _line([_cell(row.get(name)) for name in (*names, *types)]) for row in _same_columns(rows, names, types)
             )
 
     def join(self, parts: Sequence[Path], path: Path) -> None:
@@ -196,6 +217,8 @@ class Parquet(Table):
                 "E546", "pyarrow, which reads Parquet, is not installed.", remedy="pip install 'framefill[bulk]'"
             ) from error
         self._arrow, self._parquet = pyarrow, pyarrow.parquet
+        #: Types of the columns of all rows that were checked.
+        self._types: dict[str, Any] = {}
 
     def _open(self, path: Path) -> Any:
         try:
@@ -231,40 +254,77 @@ class Parquet(Table):
         with self._open(path) as file:
             return list(file.schema_arrow.names)
 
+    def check(self, rows: Sequence[Row], names: Sequence[str], like: Path) -> None:
+        """See :meth:`Table.check`."""
+        for name, array in self._arrays(_same_columns(rows, names, {}), names, like).items():
+            with self._fitting(name, str(like)):
+                self._types[name] = self._common([self._types.get(name, self._arrow.null()), array.type])
+
     def write(
         self, path: Path, rows: Sequence[Row], names: Sequence[str], types: Mapping[str, type], like: Path
     ) -> None:
         """See :meth:`Table.write`. Columns of another Parquet file keep their types."""
         arrow = self._arrow
         kinds = {str: arrow.string(), float: arrow.float64(), bool: arrow.bool_()}
-        schema: Any = None
-        if like.suffix == ".parquet":
-            with self._open(like) as file:
-                schema = file.schema_arrow.remove_metadata()
-        rows = _same_columns(rows, names, types)
-        try:
-            columns = {
-                name: arrow.array([_encodable(row.get(name)) for row in rows], schema and schema.field(name).type)
-                for name in names
-            }
-        except (arrow.ArrowInvalid, arrow.ArrowTypeError) as error:
-            raise CorpusError(
-                "E550",
-                f"a column holds values of several kinds ({error}).",
-                where=str(like),
-                remedy="Write JSON lines.",
-            ) from error
+        columns = self._arrays(_same_columns(rows, names, types), names, like)
         for name, kind in types.items():
             columns[name] = arrow.array([row.get(name) for row in rows], kinds[kind])
         self._parquet.write_table(arrow.table(columns), path)
 
     def join(self, parts: Sequence[Path], path: Path) -> None:
         """See :meth:`Table.join`."""
+        arrow = self._arrow
         schemas = [self._parquet.read_schema(part) for part in parts]
-        schema = self._arrow.unify_schemas(schemas, promote_options="permissive")
-        with self._parquet.ParquetWriter(path, schema) as writer:
+        types = {}
+        for name in schemas[0].names:
+            with self._fitting(name):
+                types[name] = self._common([schema.field(name).type for schema in schemas])
+        with self._parquet.ParquetWriter(path, arrow.schema([*types.items()])) as writer:
             for part in parts:
-                writer.write_table(self._parquet.read_table(part).cast(schema))
+                found = self._parquet.read_table(part)
+                columns = {}
+                for name, kind in types.items():
+                    with self._fitting(name):
+                        columns[name] = found[name].cast(kind)
+                writer.write_table(arrow.table(columns))
+
+    def _arrays(self, rows: Sequence[Row], names: Sequence[str], like: Path) -> dict[str, Any]:
+        """Columns that come from another table, and are known to fit into a file."""
+        arrow = self._arrow
+        types: dict[str, Any] = {}
+        if like.suffix == ".parquet":
+            with self._open(like) as file:
+                types = {field.name: field.type for field in file.schema_arrow}
+        arrays = {}
+        for name in names:
+            with self._fitting(name, str(like)):
+                array = arrow.array([_encodable(row.get(name)) for row in rows], types.get(name))
+                # Arrow has types that Parquet has not, such as of an object without keys.
+                self._parquet.ParquetWriter(io.BytesIO(), arrow.schema([("", array.type)])).close()
+            arrays[_encodable(name)] = array
+        return arrays
+
+    def _common(self, types: Sequence[Any]) -> Any:
+        """The type of a column whose parts have these types."""
+        schemas = [self._arrow.schema([("", kind)]) for kind in types]
+        return self._arrow.unify_schemas(schemas, promote_options="permissive").field(0).type
+
+    @contextmanager
+    def _fitting(self, name: str, where: str = "") -> Iterator[None]:
+        """Tells of values that do not fit into a column.
+
+        Raises:
+            CorpusError: the block finds such.
+        """
+        try:
+            yield
+        except (self._arrow.ArrowException, OverflowError, RecursionError) as error:
+            raise CorpusError(
+                "E550",
+                f"the values of {name!r} do not fit into one column of Parquet ({error}).",
+                where=where,
+                remedy="Write JSON lines.",
+            ) from error
 
 
 #: Kinds of file by their suffix.
@@ -302,7 +362,18 @@ def _same_columns(rows: Sequence[Row], names: Sequence[str], types: Mapping[str,
 
 def _encodable(value: Any) -> Any:
     """A value that UTF-8 can hold, which JSON's lone surrogates cannot."""
+    if isinstance(value, list):
+        return [_encodable(item) for item in value]
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(item) for key, item in value.items()}
     return value.encode("utf-8", "backslashreplace").decode("utf-8") if isinstance(value, str) else value
+
+
+def _line(cells: Sequence[Any]) -> str:
+    """A row of CSV. Python 3.11 quotes a lone carriage return only where rows end with one, which is then cut off."""
+    line = io.StringIO(newline="")
+    csv.writer(line, lineterminator="\r\n").writerow(cells)
+    return line.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _cell(value: Any) -> Any:

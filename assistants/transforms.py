@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from assistants import runtime
-from assistants.columns import COLUMNS, columns
+from assistants.columns import COLUMNS, check_free, columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +33,12 @@ class ParseBatch:
         self._parser, self._column = runtime.load(bundle, precision), column
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
-        """A batch of columns, and those of :data:`assistants.columns.COLUMNS`."""
+        """A batch of columns, and those of :data:`assistants.columns.COLUMNS`.
+
+        Raises:
+            UsageError: the batch has one of these already.
+        """
+        check_free(batch)
         found = columns(self._parser, list(batch[self._column]))
         return {**batch, **{name: _array(values, COLUMNS[name]) for name, values in found.items()}}
 
@@ -52,6 +57,7 @@ def spark_transform(
     def transform(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         parse = ParseBatch(bundle, column, precision)
         for frame in frames:
+            check_free(frame)
             found = parse({column: frame[column].to_numpy(dtype=object)})
             yield frame.assign(**{name: found[name] for name in COLUMNS})
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Self
+from functools import partial
+from typing import Any, Self
 
 
 class FramefillError(ValueError):
@@ -31,6 +32,11 @@ class FramefillError(ValueError):
         place = f"{where}: " if where else ""
         advice = f" {remedy}" if remedy else ""
         super().__init__(f"[{code}] {place}{what}{advice}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """The error across processes; by itself Python would give the message back in place of the arguments."""
+        made = partial(type(self), where=self.where, remedy=self.remedy)
+        return made, (self.code, self.what), vars(self)
 
     def at(self, where: str) -> Self:
         """The same error at this place."""

@@ -53,6 +53,28 @@ class Parser(Protocol):
         ...
 
 
+def parse_each(parser: Parser, utterances: Sequence[str], n_best: int = 1) -> list[list[Hypothesis] | UsageError]:
+    """As :meth:`Parser.parse`, with the error of each utterance that cannot be parsed in its place.
+
+    What is wrong with an utterance shows while a batch is parsed, at a place that depends on the parser. A batch with bad
+    ones is halved until each of them is alone, so that the others are still parsed together.
+
+    Args:
+        parser: parses.
+        utterances: texts; anything else is an error in its place.
+        n_best: see :meth:`Parser.parse`.
+    """
+    if not utterances:
+        return []
+    try:
+        return [*parser.parse(utterances, n_best)]
+    except UsageError as error:
+        if len(utterances) == 1:
+            return [error]
+    half = len(utterances) // 2
+    return [*parse_each(parser, utterances[:half], n_best), *parse_each(parser, utterances[half:], n_best)]
+
+
 def check_request(utterances: Iterable[str], n_best: int) -> list[str]:
     """The arguments of :meth:`Parser.parse`, checked before anything is computed.
 

@@ -4,10 +4,13 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,7 @@ from assistants.columns import COLUMNS
 from assistants.tables import KINDS
 from assistants.transforms import ParseBatch, spark_transform
 from frames.errors import BundleError, CorpusError, MachineError, UsageError
+from frames.locks import locked
 from scripts.cli import main
 from tests.training import environment
 
@@ -27,7 +31,7 @@ UTTERANCES = [
     "",
     "play some jazz",
     "é\nwhat is the weather",
-    "wake me at 7",
+    "wake me\rat 7",
 ]
 
 
@@ -177,18 +181,53 @@ def alive(group: int) -> bool:
     return True
 
 
-def test_parts_of_another_job_are_not_used(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def stop(*_):
+    raise KeyboardInterrupt
+
+
+def test_parts_of_another_job_are_not_used(small: Path, tmp_path: Path):
     source, out = written(tmp_path, ".jsonl", ["wake me at 6"] * 3), tmp_path / "out.jsonl"
-
-    def stop(*_):
-        raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
         parse_table(source, out, small, processes=1, rows=1, progress=stop)
     assert [part.name for part in (tmp_path / ".out.jsonl.parts").glob("0*")] == ["00000000.jsonl"]
     source.write_text('{"utterance": "play queen"}\n')
     parse_table(source, out, small, processes=1, rows=1)
     assert [row["utterance"] for row in rows_of(out)] == ["play queen"]
+
+
+def test_parts_of_a_bundle_that_decides_otherwise_are_not_used(small: Path, tmp_path: Path):
+    source, out = written(tmp_path, ".jsonl", ["wake me at 6"] * 3), tmp_path / "out.jsonl"
+    bundle = shutil.copytree(small, tmp_path / "bundle")
+    manifest = json.loads((bundle / "manifest.json").read_bytes())
+    with pytest.raises(KeyboardInterrupt):
+        parse_table(source, out, bundle, processes=1, rows=1, progress=stop)
+    manifest["metrics"]["latency_ms"] = 1.0
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    part = tmp_path / ".out.jsonl.parts" / "00000000.jsonl"
+    kept = part.stat().st_mtime_ns
+    with pytest.raises(KeyboardInterrupt):
+        parse_table(source, out, bundle, processes=1, rows=1, progress=stop)
+    assert part.stat().st_mtime_ns == kept
+    manifest["confidence"]["threshold"] = 1.0
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    parse_table(source, out, bundle, processes=1, rows=1)
+    assert [row["abstained"] for row in rows_of(out)] == [True] * 3
+
+
+def test_a_file_that_another_run_wrote_meanwhile_stays(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    source, out = written(tmp_path, ".jsonl", ["wake me at 6"]), tmp_path / "out.jsonl"
+
+    @contextmanager
+    def after_another(folder: Path) -> Iterator[None]:
+        with locked(folder):
+            out.write_text("of another run")
+            yield
+
+    monkeypatch.setattr("assistants.bulk.locked", after_another)
+    with pytest.raises(UsageError, match="E450"):
+        parse_table(source, out, small, processes=1)
+    assert out.read_text() == "of another run"
+    assert parse_table(source, out, small, processes=1, overwrite=True) == out and len(rows_of(out)) == 1
 
 
 def test_a_process_that_is_killed_is_told(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -200,6 +239,62 @@ def test_a_process_that_is_killed_is_told(small: Path, tmp_path: Path, monkeypat
 
 def kill_itself(job: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_errors_of_processes_that_parse_are_told(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"utterance": "wake me at 6"}\n{"utterance": "wake me at 6", "b": 1}\n')
+    monkeypatch.setattr("assistants.bulk._check_rows", lambda *_: None)
+    with pytest.raises(CorpusError, match="E549.*'b'"):
+        parse_table(source, tmp_path / "out.csv", small, processes=2)
+    with pytest.raises(BundleError, match="E324"):
+        parse_table(source, tmp_path / "out.csv", small, precision="int4", processes=2)
+    assert not capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["1", '"c"'],
+        ["1", "[1]"],
+        ["true", "1"],
+        ['{"c": [1]}', '{"c": ["d"]}'],
+        ["1", str(2**63)],
+        ["1", "{}"],
+        ["1", "[{}]"],
+    ],
+)
+@pytest.mark.parametrize("rows", [1, 2])
+def test_values_that_parquet_cannot_hold_are_told_first(values: list[str], rows: int, small: Path, tmp_path: Path):
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.parquet"
+    source.write_text("".join(f'{{"utterance": "snooze", "b": {value}}}\n' for value in values))
+    with pytest.raises(CorpusError, match=r"E550.*in\.jsonl: .*'b'"):
+        parse_table(source, out, small, processes=1, rows=rows, progress=pytest.fail)
+    assert not [path for path in tmp_path.iterdir() if path.suffix not in (".jsonl", ".lock")]
+
+
+def test_parts_of_parquet_that_do_not_fit_together_are_told(tmp_path: Path):
+    kind, parts = KINDS[".parquet"](), [tmp_path / "0.parquet", tmp_path / "1.parquet"]
+    for second, said in (("c", "int64 vs string"), (0.5, "not in range")):
+        for part, value in zip(parts, (2**60 + 1, second), strict=True):
+            kind.write(part, [{"b": value}], ["b"], {}, tmp_path / "in.jsonl")
+        with pytest.raises(CorpusError, match=f"E550.*'b'.*{said}"):
+            kind.join(parts, tmp_path / "out.parquet")
+
+
+def test_kinds_of_numbers_become_one_in_parquet(small: Path, tmp_path: Path):
+    source = tmp_path / "in.jsonl"
+    lines = [
+        '"n": 1, "o": {"c": 1}',
+        '"n": null, "o": null',
+        '"n": 1.5, "o": {"d": ["\\ud83d"], "\\ud83d": 1}',
+    ]
+    source.write_text("".join(f'{{"utterance": "snooze", {line}}}\n' for line in lines))
+    rows = rows_of(parse_table(source, tmp_path / "out.parquet", small, processes=1, rows=1))
+    assert [row["n"] for row in rows] == [1.0, None, 1.5]
+    assert rows[2]["o"] == {"c": None, "d": ["\\ud83d"], "\\ud83d": 1}
 
 
 def test_tables_that_are_refused(small: Path, tmp_path: Path):
@@ -219,6 +314,7 @@ def test_tables_that_are_refused(small: Path, tmp_path: Path):
         ("E550", '{"utterance": "x", "b": 1}\n{"utterance": "x", "b": "c"}\n', "in.jsonl", "out.parquet", {}),
         ("E551", good, "in.jsonl", "out.jsonl", {"column": "text"}),
         ("E552", '{"utterance": "x", "frame": 1}\n', "in.jsonl", "out.jsonl", {}),
+        ("E552.*row 2", good + '{"utterance": "x", "frame": 1}\n', "in.jsonl", "out.jsonl", {}),
         ("E548", good, "in.tsv", "out.jsonl", {}),
         ("E548", good, "in.jsonl", "out", {}),
         ("E450", good, "in.jsonl", "in.jsonl", {}),
@@ -246,8 +342,14 @@ def test_the_command(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert len(list(csv.reader(out.open(newline="")))) == 7
     assert main(words) == 2 and "E450" in capsys.readouterr().err
     assert main([*words, "--overwrite"]) == 0
-    assert main([*words, "--tree"]) == 2 and "E554" in capsys.readouterr().err
-    assert main(words[:3]) == 2 and "E554" in capsys.readouterr().err
+    others = [["--tree"], ["--threads", "2"], ["--threads", "0"], ["--device", "cuda"], ["play"]]
+    alone = [["--column", "text"], ["--processes", "0"], ["--overwrite"], words[1:3]]
+    for refused in [
+        *([*words, *other] for other in others),
+        *(["parse", *option, "play"] for option in alone),
+        words[:3],
+    ]:
+        assert main(refused) == 2 and "E554" in capsys.readouterr().err, refused
 
 
 def test_engines_of_others_get_the_same_columns(small: Path, tmp_path: Path):
@@ -256,6 +358,11 @@ def test_engines_of_others_get_the_same_columns(small: Path, tmp_path: Path):
     source = written(tmp_path, ".jsonl", UTTERANCES)
     rows = rows_of(parse_table(source, tmp_path / "out.jsonl", small, processes=1))
     batch = {"number": np.arange(6), "utterance": np.array(UTTERANCES, dtype=object)}
+    taken = {**batch, "frame": np.arange(6)}
+    with pytest.raises(UsageError, match="E552"):
+        ParseBatch(small)(taken)
+    with pytest.raises(UsageError, match="E552"):
+        list(spark_transform(small)(iter([pd.DataFrame(taken)])))
     by_ray = ParseBatch(small)(batch)
     frames = [pd.DataFrame(batch)[:4], pd.DataFrame(batch)[4:]]
     by_spark = pd.concat(spark_transform(small)(iter(frames)))

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from assistants.onnx_backend import NARBundleParser
+from parsers.interface import Hypothesis
+from parsers.nar import NonAutoregressiveParser
 from scripts.cli import main
 from scripts.commands.common import decoding_options
 from tests.training import environment
@@ -141,6 +144,37 @@ def test_standard_input_has_one_answer_a_line(repository: Path, monkeypatch: pyt
     values = [json.loads(line) for line in _parse(b"\nstop the timer\n", [*words, "--json"], monkeypatch, capsys)]
     assert [(value["number"], value["text"]) for value in values] == [(1, None), (2, plain[0])]
     assert values[0]["error"] == "E410"
+
+
+def test_lines_that_are_there_are_parsed_together(repository: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    sizes = []
+
+    def parse(self: NARBundleParser, utterances: list[str], n_best: int = 1) -> list[list[Hypothesis]]:
+        sizes.append(len(utterances))
+        return NonAutoregressiveParser.parse(self, utterances, n_best)
+
+    monkeypatch.setattr(NARBundleParser, "parse", parse)
+    words = ["--bundle", str(repository / "models" / "conv-nar-topv2")]
+    given = "".join(f"wake me at {n} café\n" for n in range(100)).encode()
+    one = _parse(given, words, monkeypatch, capsys)
+    assert sizes == [32, 32, 32, 4]
+    sizes.clear()
+    assert _parse(given, [*words, "--threads", "4"], monkeypatch, capsys) == one and len(one) == 100
+    assert sizes == [100]
+    sizes.clear()
+    # A dialogue's next line comes when that before it is answered, and pieces of a line may come apart.
+    answered = []
+
+    class Dialogue(io.BytesIO):
+        def read1(self, size: int | None = -1) -> bytes:
+            answered.append(len(capsys.readouterr().out.splitlines()))
+            return self.read(next(steps))
+
+    lengths = [len(line) for line in given.splitlines(keepends=True)]
+    steps = iter([lengths[0], lengths[1], lengths[2] - 2, 2 + lengths[3] + lengths[4], -1, -1])
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(Dialogue(given), encoding="utf-8"))
+    assert main(["parse", *words]) == 0
+    assert answered == [0, 1, 1, 0, 3, 95] and sizes[:3] == [1, 1, 3]
 
 
 @pytest.mark.parametrize("order", ["utf-16-le", "utf-16-be"])

@@ -1,13 +1,15 @@
 """Error codes: one fault each, and a page that lists them."""
 
 import ast
+import pickle
 import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from frames.errors import CorpusError, FrameError, located
+from assistants.serving.limits import RefusedError
+from frames.errors import BundleError, CorpusError, FrameError, FramefillError, MachineError, UsageError, located
 from scripts.errors_page import PACKAGES, PAGE, faults, page
 
 
@@ -60,3 +62,14 @@ def test_a_place_is_added_to_errors_without_one():
         raise FrameError("E101", "x")
     with pytest.raises(CorpusError, match=r"\[E201\] here: x"), located("there"):
         raise CorpusError("E201", "x", where="here")
+
+
+@pytest.mark.parametrize(
+    "kind", [FramefillError, FrameError, CorpusError, BundleError, UsageError, MachineError, RefusedError]
+)
+def test_errors_come_whole_from_other_processes(kind: type[FramefillError]):
+    error = kind("E101", "x", where="here", remedy="Give --root.").naming({"--root": "--data-root"})
+    error.add_note("more")
+    found = pickle.loads(pickle.dumps(error))
+    assert type(found) is kind and str(found) == str(error) == "[E101] here: x Give --data-root."
+    assert vars(found) == vars(error) and found.at("there").remedy == "Give --data-root."

@@ -32,15 +32,16 @@ def add_arguments(commands: Any) -> None:
     bulk = parser.add_argument_group("tables (.parquet with pyarrow, .csv, .jsonl)")
     bulk.add_argument("--in", dest="source", type=Path, metavar="TABLE", help="table with a column of utterances")
     bulk.add_argument("--out", type=Path, metavar="TABLE", help="the same rows with their frames")
-    bulk.add_argument("--column", default="utterance", help="of the utterances (default: %(default)s)")
-    bulk.add_argument("--processes", type=int, default=0, help="that parse, 0 for one a core (default: %(default)s)")
+    bulk.add_argument("--column", help="of the utterances (default: utterance)")
+    bulk.add_argument("--processes", type=int, help="that parse, 0 for one a core (default: 0)")
     common.add_overwrite(bulk)
 
 
 def run(options: Any) -> None:
     """Prints a frame for every utterance; errors go to standard error, and the other utterances are still parsed."""
     common.at_least(1, n_best=options.n_best)
-    if options.source is not None or options.out is not None:
+    of_table = (options.source, options.out, options.column, options.processes)
+    if options.overwrite or any(value is not None for value in of_table):
         _parse_table(options)
         return
     if options.trace and (options.json or options.tree):
@@ -69,12 +70,13 @@ def _traced(options: Any, number: int, rank: int, utterance: str, hypothesis: Hy
 def _parse_table(options: Any) -> None:
     common.at_least(0, processes=options.processes)
     others = options.utterances or options.checkpoint or options.json or options.tree or options.trace
-    others = others or options.n_best > 1
+    others = others or options.n_best > 1 or options.threads is not None or options.device != "cpu"
     if options.source is None or options.out is None or others:
         raise UsageError(
             "E554",
             "a table is parsed from --in to --out with a bundle, and has the best frame of each utterance.",
-            remedy="Give both, and neither utterances, --checkpoint, --json, --tree, --trace nor --n-best.",
+            remedy="Give both with --column, --processes and --overwrite, and neither utterances, --checkpoint, --device, "
+            "--threads, --json, --tree, --trace nor --n-best.",
         )
     common.check_files(options.source)
     common.check_outputs(True, **{"in": options.source, "out": options.out})
@@ -89,7 +91,8 @@ def _parse_table(options: Any) -> None:
     with Progress(*shown, console=Console(stderr=True)) as bar:
         task = bar.add_task("", total=total)
         parse_table(
-            options.source, options.out, common.bundle_path(options), options.column, options.precision,
-            options.processes, options.overwrite, progress=lambda rows: bar.advance(task, rows),
+            options.source, options.out, common.bundle_path(options),
+            "utterance" if options.column is None else options.column, options.precision, options.processes or 0,
+            options.overwrite, progress=lambda rows: bar.advance(task, rows),
         )  # fmt: skip
     print(options.out, file=sys.stderr)
