@@ -341,6 +341,16 @@ def test_a_checkpoint_that_is_named_does_not_replace_a_run(train, tmp_path: Path
     assert last("two")["global_step"] == 8
 
 
+@pytest.mark.parametrize("named", ["./runs/two/last.ckpt", "{here}/runs/two/last.ckpt", None], ids=str)
+def test_a_run_that_goes_on_or_is_tried_keeps_its_best_checkpoint(named: str | None, train, tmp_path: Path):
+    train("--run=two", "--trainer.max_epochs=1")
+    first = Path("runs/two/best.ckpt").read_bytes()
+    words = ["--trainer.fast_dev_run=true"] if named is None else [f"--ckpt_path={named.format(here=tmp_path)}"]
+    # No epoch is validated, so nothing better takes the place of what is there.
+    train("--run=two", "--overwrite=true", "--trainer.max_epochs=2", "--trainer.check_val_every_n_epoch=3", *words)
+    assert Path("runs/two/best.ckpt").read_bytes() == first
+
+
 def test_figures_of_somebody_are_not_replaced(train):
     Path("results/mine").mkdir(parents=True)
     Path("results/mine/metrics.json").write_text('{"mine": 1}')
