@@ -184,6 +184,11 @@ def test_mask_files(tmp_path: Path):
     for name in ("b", "c", "missing"):
         with pytest.raises(BundleError, match="E564"):
             read_mask(tmp_path / f"{name}.safetensors")
+    record.pop("shapes")
+    for value in ([], {**record, "shapes": None}, {**record, "shapes": {"0.weight": [10**30]}}):
+        path.with_suffix(".json").write_text(json.dumps(value))
+        with pytest.raises(BundleError, match="E564"):
+            read_mask(path)
 
 
 def test_compressed_tickets(tmp_path: Path):

@@ -133,7 +133,9 @@ def read_mask(path: Path | str) -> tuple[Mask, dict[str, Any]]:
         record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         mask = unpacked(load_file(path), record["shapes"])
         whole = mask.digest == record["digest"]
-    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
+    except (
+        OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, SafetensorError, RuntimeError,
+    ) as error:  # fmt: skip
         raise _no_mask(path, repr(error)) from error
     if not whole:
         raise _no_mask(path, "the weights kept are not those of the JSON file")
