@@ -34,7 +34,7 @@ from lightning_modules.lottery.masks import (
     remove_mask,
     weights_of,
 )
-from lightning_modules.lottery.stages import StageStore, read_mask, write_mask
+from lightning_modules.lottery.stages import StageStore, read_mask, stage_name, write_mask
 from lightning_modules.lottery.strategies import STRATEGIES
 from lightning_modules.lottery.structured import shrunk, structured_ticket
 from lightning_modules.lottery.study import Plan
@@ -268,6 +268,25 @@ def test_a_search_and_its_transfer(experiment: Experiment, monkeypatch: pytest.M
     assert experiment.train("alarm", SEED, masks[1], Values(SEED)) == moved
     early = experiment.store.tensors(records[0]["key"], "early_values")
     assert early.keys() == weights_of(experiment.new_module(SEED).net).keys()
+
+
+def test_masks_of_another_study_are_replaced(conv: Experiment, corpus: Path, monkeypatch: pytest.MonkeyPatch):
+    longer = Experiment(module_of("conv_nar"), DATA, replace(STUDY, steps=6), str(corpus), conv.store.root)
+    weights = weights_of(conv.new_module(SEED).net)
+    dense = dense_mask(weights, 200)
+    path = conv.store.root / "masks" / "timer" / "round_01.safetensors"
+    for experiment, mask in ((conv, pruned(weights, dense, STUDY.pruning)), (longer, dense)):
+        monkeypatch.setattr(experiment, "next_mask", lambda record, mask=mask: mask)
+        records = [{"key": experiment.key("timer", SEED, None, Values(SEED), prunes=True)}]
+        experiment.write_masks(records, "timer")
+        found, record = read_mask(path)
+        assert found.digest == mask.digest and record["stage"] == stage_name(records[0]["key"])
+        written = path.stat().st_mtime_ns
+        experiment.write_masks(records, "timer")
+        assert path.stat().st_mtime_ns == written
+        path.write_bytes(b"")
+        experiment.write_masks(records, "timer")
+        assert read_mask(path)[0].digest == mask.digest
 
 
 def test_a_round_begins_at_the_initial_or_at_the_early_values(conv: Experiment, monkeypatch: pytest.MonkeyPatch):

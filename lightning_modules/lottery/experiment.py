@@ -23,7 +23,7 @@ from lightning_modules.lottery.callback import MagnitudePruning
 from lightning_modules.lottery.compressed import write_ticket
 from lightning_modules.lottery.divergence import jensen_shannon, unigrams
 from lightning_modules.lottery.masks import Mask, PruningConfig, remove_mask, weights_of
-from lightning_modules.lottery.stages import StageStore, packed, stage_name, unpacked, write_mask
+from lightning_modules.lottery.stages import StageStore, mask_stage, packed, stage_name, unpacked, write_mask
 from lightning_modules.parser_module import ParserModule
 from retrieval.bank import ScenarioBank
 
@@ -214,7 +214,8 @@ class Experiment:
                 "corpus": record["key"]["corpus"],
                 "stage": stage_name(record["key"]),
             }
-            if not path.with_suffix(".json").exists():
+            # Another study's masks may have this name; one that is this stage's is left to whoever reads it.
+            if mask_stage(path) != made["stage"]:
                 write_mask(path, mask, made)
             parent = mask.digest
 

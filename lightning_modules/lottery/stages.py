@@ -142,6 +142,14 @@ def read_mask(path: Path | str) -> tuple[Mask, dict[str, Any]]:
     return mask, record
 
 
+def mask_stage(path: Path | str) -> str | None:
+    """Name of the stage that gave a written mask, None where no mask can be read."""
+    try:
+        return str(read_mask(path)[1].get("stage"))
+    except BundleError:
+        return None
+
+
 def packed(mask: Mask) -> dict[str, Tensor]:
     """One bit a weight, as bytes."""
     return {name: torch.from_numpy(np.packbits(kept.numpy())) for name, kept in mask.kept.items()}
