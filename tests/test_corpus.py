@@ -99,6 +99,12 @@ def test_a_folder_with_one_domain_works(tmp_path: Path, corpus: Path):
     assert corpus_checksum(tmp_path, "eval") != corpus_checksum(corpus, "eval")
 
 
+def test_a_domain_named_twice_is_read_once(corpus: Path):
+    twice, once = ["alarm", "timer", "alarm"], ["alarm", "timer"]
+    assert read_split(corpus, "eval", twice) == read_split(corpus, "eval", once)
+    assert corpus_checksum(corpus, "eval", twice) == corpus_checksum(corpus, "eval", once)
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch):
     path = tmp_path / "kept.txt"
     write_text(path, "old")
