@@ -65,7 +65,10 @@ class NARModule(ParserModule):
     def __init__(self, model: NARConfig, decoding: DecodingConfig, optimization: NAROptimizationConfig) -> None:
         super().__init__(model, decoding, optimization)
         self._teacher: Teacher | None = None
-        if decoding.num_rescored and not model.rescoring_layers:
+
+    def check_decoding(self, decoding: DecodingConfig) -> None:
+        """See :meth:`ParserModule.check_decoding`; only a model with a rescorer rescores."""
+        if decoding.num_rescored and not self.config.rescoring_layers:
             raise ValueError("decoding.num_rescored needs model.rescoring_layers of at least 1")
 
     def parser(self) -> NonAutoregressiveParser:
