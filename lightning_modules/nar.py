@@ -114,7 +114,7 @@ class NARModule(ParserModule):
         """Divergence of the student's distributions from the teacher's, weighted as the losses are; a scalar."""
         if self._teacher is None:
             assert self.optimization.teacher is not None
-            self._teacher = Teacher(self.optimization.teacher, self.built, self.device)
+            self._teacher = Teacher(self.optimization.teacher, self.built, self.config.max_length, self.device)
         o, real, teacher = self.optimization, target_mask(batch), self._teacher.target_log_probs(batch)
         apart = mean_over_targets(divergence(teacher.tokens, student.tokens), real)
         if teacher.lengths is not None and student.lengths is not None:
