@@ -359,11 +359,22 @@ def test_configs_of_studies(repository: Path, tmp_path: Path):
     for name in ("lottery_conv_nar", "lottery_structured_conv_nar", "lottery_structured_span_pointer"):
         module, data, study = read_config(repository / "configs" / f"{name}.yaml")
         assert module.kind in name and data["form"] == "span" and study.rounds
-    (tmp_path / "bad.yaml").write_text(
-        "model: {class_path: lightning_modules.conv_nar.ConvNARModule}\nstudy: {stepz: 3}\n"
-    )
-    for path in (tmp_path / "bad.yaml", tmp_path / "none.yaml"):
-        with pytest.raises(UsageError, match="E566"):
+    with pytest.raises(UsageError, match="E566"):
+        read_config(tmp_path / "none.yaml")
+    for section, said in (
+        ("study: {stepz: 3}", ""),
+        ("study: {eval_rows: 0}", "eval_rows 0: at least 1"),
+        ("study: {rounds: 0, transferred: []}", "rounds 0: at least 1"),
+        ("study: {clip: -1}", r"clip -1\.0: at least 0"),
+        ("data: {root: x, validation_rows: 3}", r"data\.root, data\.validation_rows"),
+        ("data: {num_augmented: 2}", r"data\.num_augmented"),
+        ("data: {init_from: x}", r"data\.init_from"),
+        ("data: {bank_splits: [eval]}", r"data\.bank_splits"),
+        ("data: 3", ""),
+    ):
+        path = tmp_path / "bad.yaml"
+        path.write_text(f"model: {{class_path: lightning_modules.conv_nar.ConvNARModule}}\n{section}\n")
+        with pytest.raises(UsageError, match=f"E566.*{said}"):
             read_config(path)
 
 

@@ -61,6 +61,11 @@ class StudyConfig:
     clip: float = 1.0
 
     def __post_init__(self) -> None:
+        for name in ("rows", "eval_rows", "steps", "rounds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)}: at least 1")
+        if not self.clip >= 0:
+            raise ValueError(f"clip {self.clip}: at least 0, where nothing is clipped")
         if not all(1 <= chosen <= self.rounds for chosen in self.transferred):
             raise ValueError(f"transferred {self.transferred}: rounds from 1 to {self.rounds}")
         if not 0 < self.rewind_step < self.steps:
