@@ -242,6 +242,17 @@ def test_zeros_stay_through_steps_decay_averaging_and_resume(experiment: Experim
     assert loaded.parser().parse(utterance)[0][0].frame == module.parser().parse(utterance)[0][0].frame
 
 
+def test_layers_that_are_all_too_small_are_told_before_training(conv: Experiment, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(UsageError, match=r"E573.* 201 .*largest has 200.*smallest_layer"):
+        dense_mask(weights_of(linear_pair()), 201)
+    assert dense_mask(weights_of(linear_pair()), 200).counts == {"0.weight": 200}
+    study = replace(STUDY, pruning=PruningConfig(smallest_layer=10**9))
+    experiment = Experiment(conv.module, DATA, study, conv.root, conv.store.root)
+    monkeypatch.setattr(ConvNARModule, "training_step", lambda *_: pytest.fail("a step is trained"))
+    with pytest.raises(UsageError, match="E573"):
+        find_ticket(experiment, "timer", SEED)
+
+
 def test_averaging_must_not_come_before_the_mask(conv: Experiment):
     module = conv.new_module(SEED)
     trainer = pl.Trainer(
