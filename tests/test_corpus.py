@@ -1,4 +1,5 @@
 import http.server
+import socketserver
 import threading
 import warnings
 import zipfile
@@ -257,6 +258,24 @@ def test_a_cut_download_is_continued_verified_and_unpacked(tmp_path: Path, serve
     assert len(read_split(root, "train")) == 60
     assert not (tmp_path / "escaped.txt").exists()
     assert not (tmp_path / "out.zip.part").exists()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n100\r\ncut", b"no status\r\n\r\n"],
+    ids=["cut", "status"],
+)
+def test_an_answer_that_is_no_http_is_told_as_a_failed_download(answer: bytes, tmp_path: Path):
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            while self.rfile.readline().strip():
+                pass
+            self.wfile.write(answer)
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.handle_request, daemon=True).start()
+        with pytest.raises(MachineError, match="E510.*Run the command again to continue"):
+            downloading.download(tmp_path / "out", f"http://127.0.0.1:{running.server_address[1]}/")
 
 
 def test_damaged_and_foreign_archives(tmp_path: Path, server):
