@@ -377,6 +377,14 @@ def test_what_a_training_needs_is_said():
         cli.fit([])
 
 
+def test_intents_to_leave_out_that_no_row_has(rows: Path, train):
+    with pytest.raises(UsageError, match=r"E497.*no row has PLAY_MUSICK\..*without the IN:"):
+        train("--run=x", "--data.without_intents=[PLAY_MUSICK, PLAY_MUSIC]")
+    data = TOPv2DataModule(str(rows), without_intents=["PLAY_MUSIC"], vocabulary=80)
+    data.setup("fit")
+    assert data.train_corpus is not None and 0 < len(data.train_corpus) < 50
+
+
 def test_no_row_is_left(rows: Path, tmp_path: Path):
     with pytest.raises(UsageError, match="E460.*fraction"):
         TOPv2DataModule(str(rows), fraction=0.001).setup("fit")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from data.topv2.reader import Example, corpus_checksum, data_root, read_split
 from frames.ontology import Ontology
-from lightning_modules.datamodule import Assets, Needs, TOPv2DataModule, sample_rows
+from lightning_modules.datamodule import Assets, Needs, TOPv2DataModule, check_left_out, sample_rows
 from lightning_modules.evaluation import evaluate
 from lightning_modules.lottery.callback import MagnitudePruning
 from lightning_modules.lottery.compressed import write_ticket
@@ -295,11 +295,17 @@ def shared_assets(root: str, options: Mapping[str, Any], rows: int, needs: Needs
         options: of :class:`lightning_modules.datamodule.TOPv2DataModule`.
         rows: of every domain that pieces are trained on; labels are read from all training rows.
         needs: of the parser.
+
+    Raises:
+        CorpusError: the folder is not in the official layout.
+        UsageError: no row has an intent that is to be left out.
     """
     data = TOPv2DataModule(root, **options)
     hparams: Any = data.hparams
     by_domain: dict[str, list[Example]] = {}
-    for example in read_split(root, "train"):
+    examples = read_split(root, "train")
+    check_left_out(hparams.without_intents or (), examples)
+    for example in examples:
         by_domain.setdefault(example.domain, []).append(example)
     frames = [example.frame.decoupled() for examples in by_domain.values() for example in examples]
     sample = [example for examples in by_domain.values() for example in sample_rows(examples, rows)]
