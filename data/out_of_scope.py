@@ -23,7 +23,7 @@ def read_out_of_scope(path: Path | str = INCLUDED) -> list[OutOfScope]:
     """Reads a file with the columns ``category`` and ``utterance``.
 
     Raises:
-        CorpusError: the file cannot be read, or has other columns.
+        CorpusError: the file cannot be read, has other columns, or has fewer than two utterances.
     """
     from data.topv2.reader import read_lines
 
@@ -35,5 +35,12 @@ def read_out_of_scope(path: Path | str = INCLUDED) -> list[OutOfScope]:
             "the columns are not `category` and `utterance`.",
             where=str(path),
             remedy="Write a line of these two names, then one utterance a line, with a tab between the columns.",
+        )
+    if len(rows) < 2:
+        raise CorpusError(
+            "E227",
+            f"{len(rows)} utterance(s) out of scope are too few: every other one is fitted on, the rest reported on.",
+            where=str(path),
+            remedy="Write two at least, better a hundred.",
         )
     return [OutOfScope(*row) for row in rows]

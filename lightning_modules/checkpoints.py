@@ -30,7 +30,7 @@ def load_module(
 
     Raises:
         BundleError: see :func:`read_checkpoint`; or an unknown kind of parser, or parameters that do not fit.
-        UsageError: an unknown option of decoding, or a value that it cannot have; or a device that is not here.
+        UsageError: an unknown option of decoding, or a value that it or this parser cannot have; or a device that is not here.
     """
     checkpoint = read_checkpoint(path)
     metadata = checkpoint["framefill"]
@@ -73,8 +73,12 @@ def load_module(
         return module, metadata
     try:
         check_choices(type(module.decoding), decoding)
-        module.decoding = replace(module.decoding, **decoding)
+        changed = replace(module.decoding, **decoding)
+        module.check_decoding(changed)
+    except FramefillError:
+        raise
     except (TypeError, ValueError) as error:
         options = ", ".join(vars(module.decoding))
         raise UsageError("E434", f"decoding cannot be changed so ({error}).", remedy=f"Options: {options}.") from error
+    module.decoding = changed
     return module, {**metadata, "decoding": asdict(module.decoding)}

@@ -183,7 +183,8 @@ class FrameFillCLI(LightningCLI):
             torch.set_num_threads(config.threads)
         config.trainer.default_root_dir = str(folder)
         there = [path for path in (folder / "best.ckpt", folder / "last.ckpt") if path.exists()]
-        if not config.trainer.fast_dev_run and config.ckpt_path not in map(str, there):
+        tried = bool(config.trainer.fast_dev_run)
+        if not tried and not _among(config.ckpt_path, there):
             resumed = _resumed_from(folder, there, config.resume, config.overwrite)
             config.ckpt_path = config.ckpt_path or resumed
             check_output(_record(config.run), config.overwrite)
@@ -192,7 +193,7 @@ class FrameFillCLI(LightningCLI):
             dirpath=folder, filename="best", monitor="val/exact_match", mode="max", save_top_k=1,
             enable_version_counter=False,
         )  # fmt: skip
-        stale = [] if config.ckpt_path in map(str, there) else there
+        stale = [] if tried or _among(config.ckpt_path, there) else there
         last = LastCheckpoint(folder, config.checkpoint_every, stale)
         self.trainer_defaults = {"callbacks": [self._start, RandomState(), best, last]}
 
@@ -252,6 +253,11 @@ def tell_of_unvalidated_end(trainer: Namespace) -> None:
 def _record(run: str) -> Path:
     """Where the figures of a run go."""
     return Path("results") / run / "metrics.json"
+
+
+def _among(named: str | None, there: list[Path]) -> bool:
+    """Whether a checkpoint is one of these, however it is spelled."""
+    return named is not None and Path(named).resolve() in [path.resolve() for path in there]
 
 
 def _resumed_from(folder: Path, there: list[Path], resume: bool, overwrite: bool) -> str | None:

@@ -173,6 +173,7 @@ class TOPv2DataModule(pl.LightningDataModule):
 
         Raises:
             CorpusError: the folder is not in the official layout.
+            UsageError: no row is left, or no row has an intent that is to be left out.
             FramefillError: a row cannot be encoded; the error names its file and line.
         """
         if self.assets is not None:
@@ -181,8 +182,10 @@ class TOPv2DataModule(pl.LightningDataModule):
         if self.trainer is not None:
             module: Any = self.trainer.lightning_module
             self.needs = module.needs
-        root = data_root(self._root)
-        train = self._read_rows(root, "train" if h.spis is None else f"train_{h.spis}spis")
+        root, split = data_root(self._root), "train" if h.spis is None else f"train_{h.spis}spis"
+        if h.without_intents:
+            check_left_out(h.without_intents, read_split(root, split, h.domains))
+        train = self._read_rows(root, split)
         started = (
             Assets.from_dict(read_checkpoint(h.init_from)["framefill"]["assets"], h.init_from) if h.init_from else None
         )
@@ -380,6 +383,25 @@ class TOPv2DataModule(pl.LightningDataModule):
 
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+
+def check_left_out(intents: Sequence[str], examples: Sequence[Example]) -> None:
+    """Whether there is anything to leave out.
+
+    Args:
+        intents: whose rows are not trained on.
+        examples: all rows.
+
+    Raises:
+        UsageError: no row has one of the intents.
+    """
+    unknown = sorted(set(intents) - {intent.label for example in examples for intent in example.frame.intents()})
+    if unknown:
+        raise UsageError(
+            "E497",
+            f"data.without_intents: no row has {', '.join(unknown)}.",
+            remedy="Write labels as GET_WEATHER, without the IN: before them, or name none.",
+        )
 
 
 def sample_rows(examples: Sequence[Example], rows: int) -> list[Example]:

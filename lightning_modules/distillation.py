@@ -9,6 +9,7 @@ from frames.errors import UsageError
 from lightning_modules.checkpoints import load_module
 from lightning_modules.datamodule import Assets
 from lightning_modules.parser_module import TargetLogProbs
+from parsers.nar_model import NARModel
 
 
 class Teacher:
@@ -17,17 +18,21 @@ class Teacher:
     Args:
         path: the checkpoint.
         student: pieces, labels and form of the student.
+        max_length: longest target whose length the student predicts.
         device: where it works.
 
     Raises:
-        UsageError: the teacher has other pieces, labels or another form.
+        UsageError: the teacher has other pieces or labels, another form, or predicts the length of other targets.
         BundleError: the checkpoint cannot be read.
     """
 
-    def __init__(self, path: str, student: Assets, device: torch.device) -> None:
+    def __init__(self, path: str, student: Assets, max_length: int, device: torch.device) -> None:
         module, _ = load_module(path, device=device)
-        mine, wanted = module.built.to_dict(), student.to_dict()
-        for name in ("tokenizer", "form"):
+        # A teacher that predicts no lengths may have targets of any.
+        longest = module.net.max_length if isinstance(module.net, NARModel) else max_length
+        mine = {**module.built.to_dict(), "model.max_length": longest}
+        wanted = {**student.to_dict(), "model.max_length": max_length}
+        for name in ("tokenizer", "form", "model.max_length"):
             if mine[name] != wanted[name]:
                 raise UsageError("E425", f"the teacher {path} has another {name}.", remedy="Train both with the same.")
         if module.built.ontology.tokens != student.ontology.tokens:

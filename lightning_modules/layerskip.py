@@ -82,11 +82,13 @@ class LayerSkipModule(ParserModule):
         """See :meth:`ParserModule.build`.
 
         Raises:
-            UsageError: the data is not in the copy form.
+            UsageError: the data is not in the copy form, or the model has too few layers for its decoding.
         """
         if assets.form != "copy":
             raise UsageError("E488", "LayerSkip writes frames in the copy form.", remedy="Set data.form to copy.")
         super().build(assets)
+        # Before a training begins, not at its first validation.
+        self.check_decoding(self.decoding)
 
     def make_model(self, tokenizer: PieceTokenizer, num_ontology_tokens: int) -> LayerSkip:  # type: ignore[override]
         """See :meth:`ParserModule.make_model`; a checkpoint's configuration is built without its weights."""
@@ -101,10 +103,16 @@ class LayerSkipModule(ParserModule):
             pieces = label_pieces(self.spelling, tokenizer)
         else:
             language_model, pieces = build_language_model(c, tokenizer.vocab_size), None
-        model = LayerSkip(c, language_model, self.spelling, pieces)
-        # Before a training begins, not at its first validation.
-        check_exit(self.decoding.exit_layer, model.depth)
-        return model
+        return LayerSkip(c, language_model, self.spelling, pieces)
+
+    def check_decoding(self, decoding: LayerSkipDecodingConfig) -> None:
+        """See :meth:`ParserModule.check_decoding`; how many layers there are is known once the model is built.
+
+        Raises:
+            UsageError: see :func:`parsers.layerskip.parser.check_exit`.
+        """
+        if self.model is not None:
+            check_exit(decoding.exit_layer, self.net.depth)
 
     @property
     def longest_utterance(self) -> int:

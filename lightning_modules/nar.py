@@ -65,7 +65,10 @@ class NARModule(ParserModule):
     def __init__(self, model: NARConfig, decoding: DecodingConfig, optimization: NAROptimizationConfig) -> None:
         super().__init__(model, decoding, optimization)
         self._teacher: Teacher | None = None
-        if decoding.num_rescored and not model.rescoring_layers:
+
+    def check_decoding(self, decoding: DecodingConfig) -> None:
+        """See :meth:`ParserModule.check_decoding`; only a model with a rescorer rescores."""
+        if decoding.num_rescored and not self.config.rescoring_layers:
             raise ValueError("decoding.num_rescored needs model.rescoring_layers of at least 1")
 
     def parser(self) -> NonAutoregressiveParser:
@@ -111,7 +114,7 @@ class NARModule(ParserModule):
         """Divergence of the student's distributions from the teacher's, weighted as the losses are; a scalar."""
         if self._teacher is None:
             assert self.optimization.teacher is not None
-            self._teacher = Teacher(self.optimization.teacher, self.built, self.device)
+            self._teacher = Teacher(self.optimization.teacher, self.built, self.config.max_length, self.device)
         o, real, teacher = self.optimization, target_mask(batch), self._teacher.target_log_probs(batch)
         apart = mean_over_targets(divergence(teacher.tokens, student.tokens), real)
         if teacher.lengths is not None and student.lengths is not None:

@@ -83,6 +83,7 @@ class ParserModule(pl.LightningModule):
         super().__init__()
         self.config, self.decoding, self.optimization = model, decoding, optimization
         self.model = None
+        self.check_decoding(decoding)
         self.assets: Assets | None = None
         self.metric: FrameExactMatch | None = None
 
@@ -117,6 +118,13 @@ class ParserModule(pl.LightningModule):
     def sizes(self) -> Any:
         """The configuration by which the same model can be built without pretrained weights."""
         return self.config
+
+    def check_decoding(self, decoding: Any) -> None:
+        """Whether this parser, as far as it is built, can decode so; called again for options that replace its own.
+
+        Raises:
+            ValueError: it cannot.
+        """
 
     def restore(self, metadata: Mapping[str, Any]) -> None:
         """Takes over what the metadata of a checkpoint holds besides options, before :meth:`build`."""

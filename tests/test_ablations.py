@@ -5,8 +5,9 @@ import pytest
 import yaml
 
 from frames.errors import UsageError
+from frames.files import write_json
 from lightning_modules.datamodule import TOPv2DataModule
-from scripts.ablations import ablations, plot
+from scripts.ablations import FIGURES, ablations, plot
 from scripts.cli import main
 from tests.conftest import TINY
 from tests.training import in_a_fork
@@ -43,6 +44,39 @@ def test_each_change_is_trained_once_and_compared(corpus: Path, repository: Path
     made = json.loads((folder / "one_length" / "metrics.json").read_text())["made"]
     assert made["decoding"]["length_beam"] == 1 and made["data"]["fraction"] == 0.5
     assert (folder / "table.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_trainings_made_otherwise_are_not_taken_for_these(corpus: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def fit(run: str, words: list[str]) -> None:
+        write_json(Path("results") / run / "metrics.json", dict.fromkeys(FIGURES, 50.0))
+
+    monkeypatch.setattr("scripts.ablations.fit", fit)
+    names = ("parser", "short", "long", "one", "other/one", "as_it_is")
+    parser, short, long, one, other, base = (tmp_path / f"{name}.yaml" for name in names)
+    for path in (parser, short, long, one, other, base):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(yaml.safe_dump({"run": "parser", "data": {"vocabulary": len(str(path))}}))
+    for _ in range(2):
+        folder = ablations(parser, short, [one], str(corpus), ["--threads=1"])
+    table = folder / "table.json"
+    made = table.read_bytes()
+    for trial, changes, words, code in (
+        (long, [one], ["--threads=1"], "E494.*'as it is'.*results/ablations/parser"),
+        (short, [one], ["--threads=2"], "E494.*'as it is'"),
+        (short, [other], ["--threads=1"], "E494.*'one'"),
+        (short, [one, other], ["--threads=1"], "E495.*called one"),
+        (short, [base], ["--threads=1"], "E495.*called as_it_is"),
+    ):
+        with pytest.raises(UsageError, match=code):
+            ablations(parser, trial, changes, str(corpus), words)
+    assert table.read_bytes() == made
+    # A table of an earlier version tells the names of the two configs.
+    write_json(table, {name: value for name, value in json.loads(made).items() if name != "made_by"})
+    with pytest.raises(UsageError, match="E494"):
+        ablations(parser, long, [one], str(corpus), [])
+    ablations(parser, short, [one], str(corpus), [])
 
 
 def test_a_fraction_is_the_same_rows_every_time(corpus: Path):

@@ -1,5 +1,6 @@
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -110,6 +111,16 @@ def test_errors_go_to_stderr_with_status_2(tmp_path: Path, bundle: Path, checkpo
     ):
         assert main(words) == 2
         assert code in capsys.readouterr().err
+
+
+def test_a_model_without_a_rescorer_does_not_rescore(checkpoint: Path, corpus: Path, tmp_path: Path, capsys):
+    for words in (
+        ["export", "--out", str(tmp_path / "out")],
+        ["evaluate", "--data-root", str(corpus), "--json", str(tmp_path / "out.json")],
+    ):
+        assert main([*words, "--checkpoint", str(checkpoint), "--decoding", "num_rescored=4"]) == 2
+        assert re.search(r"E434.*rescoring_layers", capsys.readouterr().err)
+    assert not list(tmp_path.iterdir())
 
 
 def test_data_commands(tmp_path: Path, corpus: Path, capsys):

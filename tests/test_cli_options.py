@@ -107,6 +107,19 @@ def test_devices_that_are_not_known(device: str, tmp_path: Path, capsys):
     assert "E476" in _refused(["parse", "--checkpoint", "none", "--device", device, "stop"], capsys)
 
 
+@pytest.mark.parametrize(
+    "words, code",
+    [
+        (["export", "--checkpoint", "none", "--out", "{here}/o", "--block-size", "64"], "E498"),
+        (["calibrate", "--bundle", "none", "--device", "cuda", "--data-root", "none"], "E439"),
+        (["calibrate", "--checkpoint", "none", "--train-split", "train", "--data-root", "none"], "E516.*--train-split"),
+        (["serve", "--ranking", "50"], "E499.*50 is more than 10"),
+    ],
+)
+def test_options_that_would_do_nothing(words: list[str], code: str, tmp_path: Path, capsys):
+    assert re.search(code, _refused([word.format(here=tmp_path) for word in words], capsys))
+
+
 def test_configs_that_are_not_there(tmp_path: Path, capsys):
     words = ["bench", "ablations", "--config", str(tmp_path / "none.yaml"), "--changes", str(tmp_path)]
     assert "E472" in _refused(words, capsys)

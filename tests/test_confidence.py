@@ -174,4 +174,8 @@ def test_out_of_scope_utterances_are_read(tmp_path: Path):
         path.write_text(text)
         with pytest.raises(CorpusError, match="E214"):
             read_out_of_scope(path)
+    for few in ("", "chat\thello\n"):
+        path.write_text("category\tutterance\n" + few)
+        with pytest.raises(CorpusError, match="E227.*too few"):
+            read_out_of_scope(path)
     assert INCLUDED.is_file()

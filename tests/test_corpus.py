@@ -1,4 +1,5 @@
 import http.server
+import socketserver
 import threading
 import warnings
 import zipfile
@@ -97,6 +98,12 @@ def test_a_folder_with_one_domain_works(tmp_path: Path, corpus: Path):
     assert {example.domain for example in read_split(tmp_path, "eval")} == {"timer"}
     assert corpus_checksum(tmp_path, "eval") == corpus_checksum(corpus, "eval", ["timer"])
     assert corpus_checksum(tmp_path, "eval") != corpus_checksum(corpus, "eval")
+
+
+def test_a_domain_named_twice_is_read_once(corpus: Path):
+    twice, once = ["alarm", "timer", "alarm"], ["alarm", "timer"]
+    assert read_split(corpus, "eval", twice) == read_split(corpus, "eval", once)
+    assert corpus_checksum(corpus, "eval", twice) == corpus_checksum(corpus, "eval", once)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch):
@@ -251,6 +258,24 @@ def test_a_cut_download_is_continued_verified_and_unpacked(tmp_path: Path, serve
     assert len(read_split(root, "train")) == 60
     assert not (tmp_path / "escaped.txt").exists()
     assert not (tmp_path / "out.zip.part").exists()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n100\r\ncut", b"no status\r\n\r\n"],
+    ids=["cut", "status"],
+)
+def test_an_answer_that_is_no_http_is_told_as_a_failed_download(answer: bytes, tmp_path: Path):
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            while self.rfile.readline().strip():
+                pass
+            self.wfile.write(answer)
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.handle_request, daemon=True).start()
+        with pytest.raises(MachineError, match="E510.*Run the command again to continue"):
+            downloading.download(tmp_path / "out", f"http://127.0.0.1:{running.server_address[1]}/")
 
 
 def test_damaged_and_foreign_archives(tmp_path: Path, server):

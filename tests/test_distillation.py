@@ -57,12 +57,14 @@ def test_a_student_comes_nearer_to_its_teacher(checkpoint: Path, batch):
 
 
 def test_teachers_of_another_kind_of_pupil_are_refused(checkpoint: Path):
-    assets = load_module(checkpoint)[0].assets
-    assert assets is not None
+    module, _ = load_module(checkpoint)
+    assets, longest = module.built, module.config.max_length
     for other, reason in (
         (Assets(PieceTokenizer.train_sentencepiece(["a b"], 10), assets.ontology, assets.form), "tokenizer"),
         (Assets(assets.tokenizer, assets.ontology, "index"), "form"),
         (Assets(assets.tokenizer, type(assets.ontology).from_frames([]), assets.form), "labels"),
     ):
         with pytest.raises(UsageError, match=f"E42[56].*{reason}"):
-            Teacher(str(checkpoint), other, torch.device("cpu"))
+            Teacher(str(checkpoint), other, longest, torch.device("cpu"))
+    with pytest.raises(UsageError, match=r"E425.*another model\.max_length"):
+        Teacher(str(checkpoint), assets, 40, torch.device("cpu"))

@@ -41,6 +41,38 @@ def test_print_and_parse_are_inverse(frame: Frame):
     assert Frame.from_dict(frame.to_dict()) == frame
 
 
+def test_dicts_that_no_frame_wrote():
+    def read(frame: object, utterance: object = "call mum") -> Frame:
+        return Frame.from_dict({"utterance": utterance, "frame": frame})  # type: ignore[dict-item]
+
+    def intent(*children: object, label: object = "A") -> dict[str, object]:
+        return {"intent": label, "children": list(children)}
+
+    def slot(*children: object) -> dict[str, object]:
+        return {"slot": "S", "children": list(children)}
+
+    deep = intent()
+    for _ in range(60):
+        deep = intent(slot(deep))
+    assert read(intent(slot({"start": 5, "end": 8}))).scenario() == "[IN:A [SL:S ] ]"
+    for value, code in (
+        (intent(intent()), "E106"),
+        (intent(slot(slot())), "E106"),
+        (intent(label="A B"), "E103"),
+        (intent(label=3), "E111"),
+        (intent(slot({"start": "x", "end": 8})), "E111"),
+        (intent(slot({"start": 5.5, "end": 8})), "E111"),
+        (intent(slot({"start": 5, "end": 80})), "E101"),
+        (slot(), "E111"),
+        (deep, "E107"),
+        ([], "E111"),
+    ):
+        with pytest.raises(FrameError, match=code):
+            read(value)
+    with pytest.raises(FrameError, match="E111"):
+        read(intent(), 3)
+
+
 @given(frames())
 def test_decoupling_is_idempotent_and_keeps_the_scenario(frame: Frame):
     once = frame.decoupled()

@@ -21,6 +21,7 @@ from lightning_modules.datamodule import Assets
 from lightning_modules.layerskip import LayerSkipModule
 from parsers.layerskip.decoding import Decoder, LayerSkipDecodingConfig
 from parsers.layerskip.model import LayerSkipConfig
+from scripts.cli import main
 from tests.training import environment, fit
 
 ROWS = generate(train=200, evaluation=20, test=20)["train"]
@@ -60,6 +61,16 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
     return export(checkpoint, tmp_path_factory.mktemp("exported") / "layerskip")
+
+
+def test_an_exit_that_the_model_does_not_have(checkpoint: Path, corpus: Path, tmp_path: Path, capsys):
+    for words in (
+        ["export", "--out", str(tmp_path / "out")],
+        ["evaluate", "--data-root", str(corpus), "--json", str(tmp_path / "out.json")],
+    ):
+        assert main([*words, "--checkpoint", str(checkpoint), "--decoding", "exit_layer=99"]) == 2
+        assert "E486" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_language_model_is_not_exported_in_four_bits(checkpoint: Path, tmp_path: Path):

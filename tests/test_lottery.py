@@ -34,7 +34,7 @@ from lightning_modules.lottery.masks import (
     remove_mask,
     weights_of,
 )
-from lightning_modules.lottery.stages import StageStore, read_mask, write_mask
+from lightning_modules.lottery.stages import StageStore, read_mask, stage_name, write_mask
 from lightning_modules.lottery.strategies import STRATEGIES
 from lightning_modules.lottery.structured import shrunk, structured_ticket
 from lightning_modules.lottery.study import Plan
@@ -184,6 +184,11 @@ def test_mask_files(tmp_path: Path):
     for name in ("b", "c", "missing"):
         with pytest.raises(BundleError, match="E564"):
             read_mask(tmp_path / f"{name}.safetensors")
+    record.pop("shapes")
+    for value in ([], {**record, "shapes": None}, {**record, "shapes": {"0.weight": [10**30]}}):
+        path.with_suffix(".json").write_text(json.dumps(value))
+        with pytest.raises(BundleError, match="E564"):
+            read_mask(path)
 
 
 def test_compressed_tickets(tmp_path: Path):
@@ -237,6 +242,17 @@ def test_zeros_stay_through_steps_decay_averaging_and_resume(experiment: Experim
     assert loaded.parser().parse(utterance)[0][0].frame == module.parser().parse(utterance)[0][0].frame
 
 
+def test_layers_that_are_all_too_small_are_told_before_training(conv: Experiment, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(UsageError, match=r"E573.* 201 .*largest has 200.*smallest_layer"):
+        dense_mask(weights_of(linear_pair()), 201)
+    assert dense_mask(weights_of(linear_pair()), 200).counts == {"0.weight": 200}
+    study = replace(STUDY, pruning=PruningConfig(smallest_layer=10**9))
+    experiment = Experiment(conv.module, DATA, study, conv.root, conv.store.root)
+    monkeypatch.setattr(ConvNARModule, "training_step", lambda *_: pytest.fail("a step is trained"))
+    with pytest.raises(UsageError, match="E573"):
+        find_ticket(experiment, "timer", SEED)
+
+
 def test_averaging_must_not_come_before_the_mask(conv: Experiment):
     module = conv.new_module(SEED)
     trainer = pl.Trainer(
@@ -263,6 +279,25 @@ def test_a_search_and_its_transfer(experiment: Experiment, monkeypatch: pytest.M
     assert experiment.train("alarm", SEED, masks[1], Values(SEED)) == moved
     early = experiment.store.tensors(records[0]["key"], "early_values")
     assert early.keys() == weights_of(experiment.new_module(SEED).net).keys()
+
+
+def test_masks_of_another_study_are_replaced(conv: Experiment, corpus: Path, monkeypatch: pytest.MonkeyPatch):
+    longer = Experiment(module_of("conv_nar"), DATA, replace(STUDY, steps=6), str(corpus), conv.store.root)
+    weights = weights_of(conv.new_module(SEED).net)
+    dense = dense_mask(weights, 200)
+    path = conv.store.root / "masks" / "timer" / "round_01.safetensors"
+    for experiment, mask in ((conv, pruned(weights, dense, STUDY.pruning)), (longer, dense)):
+        monkeypatch.setattr(experiment, "next_mask", lambda record, mask=mask: mask)
+        records = [{"key": experiment.key("timer", SEED, None, Values(SEED), prunes=True)}]
+        experiment.write_masks(records, "timer")
+        found, record = read_mask(path)
+        assert found.digest == mask.digest and record["stage"] == stage_name(records[0]["key"])
+        written = path.stat().st_mtime_ns
+        experiment.write_masks(records, "timer")
+        assert path.stat().st_mtime_ns == written
+        path.write_bytes(b"")
+        experiment.write_masks(records, "timer")
+        assert read_mask(path)[0].digest == mask.digest
 
 
 def test_a_round_begins_at_the_initial_or_at_the_early_values(conv: Experiment, monkeypatch: pytest.MonkeyPatch):
@@ -335,11 +370,22 @@ def test_configs_of_studies(repository: Path, tmp_path: Path):
     for name in ("lottery_conv_nar", "lottery_structured_conv_nar", "lottery_structured_span_pointer"):
         module, data, study = read_config(repository / "configs" / f"{name}.yaml")
         assert module.kind in name and data["form"] == "span" and study.rounds
-    (tmp_path / "bad.yaml").write_text(
-        "model: {class_path: lightning_modules.conv_nar.ConvNARModule}\nstudy: {stepz: 3}\n"
-    )
-    for path in (tmp_path / "bad.yaml", tmp_path / "none.yaml"):
-        with pytest.raises(UsageError, match="E566"):
+    with pytest.raises(UsageError, match="E566"):
+        read_config(tmp_path / "none.yaml")
+    for section, said in (
+        ("study: {stepz: 3}", ""),
+        ("study: {eval_rows: 0}", "eval_rows 0: at least 1"),
+        ("study: {rounds: 0, transferred: []}", "rounds 0: at least 1"),
+        ("study: {clip: -1}", r"clip -1\.0: at least 0"),
+        ("data: {root: x, validation_rows: 3}", r"data\.root, data\.validation_rows"),
+        ("data: {num_augmented: 2}", r"data\.num_augmented"),
+        ("data: {init_from: x}", r"data\.init_from"),
+        ("data: {bank_splits: [eval]}", r"data\.bank_splits"),
+        ("data: 3", ""),
+    ):
+        path = tmp_path / "bad.yaml"
+        path.write_text(f"model: {{class_path: lightning_modules.conv_nar.ConvNARModule}}\n{section}\n")
+        with pytest.raises(UsageError, match=f"E566.*{said}"):
             read_config(path)
 
 

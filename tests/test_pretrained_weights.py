@@ -3,7 +3,9 @@
 import hashlib
 import io
 import subprocess
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -98,7 +100,7 @@ def test_weights_in_several_wheels_are_joined_and_found(index: Path, downloads: 
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == CONTENT
     assert locate("split") == Location(str(folder))
     assert locate("lm") == Location(str(tmp_path / "cache" / "lm"), "tiny.gguf")
-    assert not list((tmp_path / "cache").glob(".*"))
+    assert not list((tmp_path / "cache").glob(".*.part"))
     assert downloads == ["half-0==1.0", "half-1==1.0", "whole==1.0"]
     weights.fetch("split")
     assert len(downloads) == 3
@@ -146,6 +148,24 @@ def test_the_hub_comes_first(index: Path, downloads: list[str], monkeypatch: pyt
     monkeypatch.setattr(weights, "_from_hub", hub)
     assert (weights.fetch("split") / "config.json").read_bytes() == CONTENT["config.json"]
     assert not downloads
+
+
+def test_two_downloads_at_once_are_one(index: Path, monkeypatch: pytest.MonkeyPatch):
+    began: list[Path] = []
+
+    def hub(chosen: Pretrained, wanted: list[str], folder: Path, progress: object) -> Path:
+        began.append(folder)
+        folder.mkdir()
+        for name in wanted:
+            time.sleep(0.1)
+            (folder / name).write_bytes(CONTENT[name])
+        return folder
+
+    monkeypatch.setattr(weights, "_from_hub", hub)
+    with ThreadPoolExecutor(2) as pool:
+        folders = [call.result() for call in [pool.submit(weights.fetch, "split") for _ in range(2)]]
+    assert len(began) == 1
+    assert {path.name: path.read_bytes() for path in folders[1].iterdir()} == CONTENT
 
 
 def test_a_cache_that_is_a_file(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -341,6 +341,16 @@ def test_a_checkpoint_that_is_named_does_not_replace_a_run(train, tmp_path: Path
     assert last("two")["global_step"] == 8
 
 
+@pytest.mark.parametrize("named", ["./runs/two/last.ckpt", "{here}/runs/two/last.ckpt", None], ids=str)
+def test_a_run_that_goes_on_or_is_tried_keeps_its_best_checkpoint(named: str | None, train, tmp_path: Path):
+    train("--run=two", "--trainer.max_epochs=1")
+    first = Path("runs/two/best.ckpt").read_bytes()
+    words = ["--trainer.fast_dev_run=true"] if named is None else [f"--ckpt_path={named.format(here=tmp_path)}"]
+    # No epoch is validated, so nothing better takes the place of what is there.
+    train("--run=two", "--overwrite=true", "--trainer.max_epochs=2", "--trainer.check_val_every_n_epoch=3", *words)
+    assert Path("runs/two/best.ckpt").read_bytes() == first
+
+
 def test_figures_of_somebody_are_not_replaced(train):
     Path("results/mine").mkdir(parents=True)
     Path("results/mine/metrics.json").write_text('{"mine": 1}')
@@ -365,6 +375,14 @@ def test_remedies_name_the_options_of_the_command(words, code, config: str, rows
 def test_what_a_training_needs_is_said():
     with pytest.raises(UsageError, match="E467.*--config.*--data.root"):
         cli.fit([])
+
+
+def test_intents_to_leave_out_that_no_row_has(rows: Path, train):
+    with pytest.raises(UsageError, match=r"E497.*no row has PLAY_MUSICK\..*without the IN:"):
+        train("--run=x", "--data.without_intents=[PLAY_MUSICK, PLAY_MUSIC]")
+    data = TOPv2DataModule(str(rows), without_intents=["PLAY_MUSIC"], vocabulary=80)
+    data.setup("fit")
+    assert data.train_corpus is not None and 0 < len(data.train_corpus) < 50
 
 
 def test_no_row_is_left(rows: Path, tmp_path: Path):

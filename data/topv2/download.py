@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import urllib.error
 import urllib.request
@@ -108,14 +109,14 @@ def _fetch(url: str, part: Path, progress: Callable[[int, int | None], None] | N
         if error.code == 416:  # nothing after what we have: the download was complete
             return
         raise _no_network(url, part, error) from error
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         raise _no_network(url, part, error) from error
 
 
 def _no_network(url: str, part: Path, error: Exception) -> MachineError:
     return MachineError(
         "E510",
-        f"the download failed ({error}).",
+        f"the download failed ({' '.join(str(error).split())}).",
         where=url,
         remedy=f"Run the command again to continue, or open {OFFICIAL_URL} in a browser, unpack the archive into a folder, "
         f"and set TOPV2_DIR to it. Without TOPv2, `framefill data synthetic --out DIR` writes the embedded corpus.",

@@ -72,7 +72,7 @@ def split_folder(root: Path, split: str) -> Path:
 
 
 def split_files(root: Path | str, split: str, domains: Sequence[str] | None = None) -> list[Path]:
-    """Files of a split, sorted by domain; any domain names, any subset of domains.
+    """Files of a split, each once, sorted by domain; any domain names, any subset of domains.
 
     Raises:
         CorpusError: no file of that split, or a domain asked for is missing; the message lists what is there.
@@ -95,7 +95,7 @@ def split_files(root: Path | str, split: str, domains: Sequence[str] | None = No
             where=str(root),
             remedy=f"Domains there: {', '.join(sorted(found))}.",
         )
-    return [found[name] for name in sorted(domains or found)]
+    return [found[name] for name in sorted(set(domains or found))]
 
 
 def _visible(root: Path, pattern: str) -> list[Path]:

@@ -60,7 +60,8 @@ class MagnitudePruning(Callback):
         """Builds the model, gives it its values and applies the mask, before anything copies it.
 
         Raises:
-            UsageError: the callback stands after one that averages weights, whose copy would have no mask.
+            UsageError: the callback stands after one that averages weights, whose copy would have no mask; or no layer is
+                large enough to be pruned.
             BundleError: the mask is of another model.
         """
         if stage != "fit":
@@ -82,6 +83,9 @@ class MagnitudePruning(Callback):
                     parameter.copy_(self.values[name])
         if self.mask is not None:
             apply_mask(model, self.mask)
+        elif self.pruning is not None:
+            # Made again from the trained weights; what cannot be pruned is told before they are trained.
+            dense_mask(weights_of(model), self.pruning.smallest_layer)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from data.topv2.reader import Example, corpus_checksum, data_root, read_split
 from frames.ontology import Ontology
-from lightning_modules.datamodule import Assets, Needs, TOPv2DataModule, sample_rows
+from lightning_modules.datamodule import Assets, Needs, TOPv2DataModule, check_left_out, sample_rows
 from lightning_modules.evaluation import evaluate
 from lightning_modules.lottery.callback import MagnitudePruning
 from lightning_modules.lottery.compressed import write_ticket
 from lightning_modules.lottery.divergence import jensen_shannon, unigrams
 from lightning_modules.lottery.masks import Mask, PruningConfig, remove_mask, weights_of
-from lightning_modules.lottery.stages import StageStore, packed, stage_name, unpacked, write_mask
+from lightning_modules.lottery.stages import StageStore, mask_stage, packed, stage_name, unpacked, write_mask
 from lightning_modules.parser_module import ParserModule
 from retrieval.bank import ScenarioBank
 
@@ -61,6 +61,11 @@ class StudyConfig:
     clip: float = 1.0
 
     def __post_init__(self) -> None:
+        for name in ("rows", "eval_rows", "steps", "rounds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)}: at least 1")
+        if not self.clip >= 0:
+            raise ValueError(f"clip {self.clip}: at least 0, where nothing is clipped")
         if not all(1 <= chosen <= self.rounds for chosen in self.transferred):
             raise ValueError(f"transferred {self.transferred}: rounds from 1 to {self.rounds}")
         if not 0 < self.rewind_step < self.steps:
@@ -214,7 +219,8 @@ class Experiment:
                 "corpus": record["key"]["corpus"],
                 "stage": stage_name(record["key"]),
             }
-            if not path.with_suffix(".json").exists():
+            # Another study's masks may have this name; one that is this stage's is left to whoever reads it.
+            if mask_stage(path) != made["stage"]:
                 write_mask(path, mask, made)
             parent = mask.digest
 
@@ -289,11 +295,17 @@ def shared_assets(root: str, options: Mapping[str, Any], rows: int, needs: Needs
         options: of :class:`lightning_modules.datamodule.TOPv2DataModule`.
         rows: of every domain that pieces are trained on; labels are read from all training rows.
         needs: of the parser.
+
+    Raises:
+        CorpusError: the folder is not in the official layout.
+        UsageError: no row has an intent that is to be left out.
     """
     data = TOPv2DataModule(root, **options)
     hparams: Any = data.hparams
     by_domain: dict[str, list[Example]] = {}
-    for example in read_split(root, "train"):
+    examples = read_split(root, "train")
+    check_left_out(hparams.without_intents or (), examples)
+    for example in examples:
         by_domain.setdefault(example.domain, []).append(example)
     frames = [example.frame.decoupled() for examples in by_domain.values() for example in examples]
     sample = [example for examples in by_domain.values() for example in sample_rows(examples, rows)]

@@ -110,8 +110,20 @@ def plain_name(name: str) -> str:
 
 
 def dense_mask(weights: Mapping[str, Tensor], smallest_layer: int) -> Mask:
-    """Keeps every weight of the matrices that are large enough to be pruned."""
-    chosen = {name: value for name, value in weights.items() if value.ndim > 1 and value.numel() >= smallest_layer}
+    """Keeps every weight of the matrices that are large enough to be pruned.
+
+    Raises:
+        UsageError: none is.
+    """
+    matrices = {name: value for name, value in weights.items() if value.ndim > 1}
+    chosen = {name: value for name, value in matrices.items() if value.numel() >= smallest_layer}
+    if not chosen:
+        largest = max((value.numel() for value in matrices.values()), default=0)
+        raise UsageError(
+            "E573",
+            f"no layer has the {smallest_layer} weights that pruning begins at; the largest has {largest}.",
+            remedy="Set a lower smallest_layer.",
+        )
     return Mask({name: torch.ones(value.shape, dtype=torch.bool) for name, value in chosen.items()})
 
 

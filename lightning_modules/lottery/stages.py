@@ -133,11 +133,21 @@ def read_mask(path: Path | str) -> tuple[Mask, dict[str, Any]]:
         record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         mask = unpacked(load_file(path), record["shapes"])
         whole = mask.digest == record["digest"]
-    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
+    except (
+        OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, SafetensorError, RuntimeError,
+    ) as error:  # fmt: skip
         raise _no_mask(path, repr(error)) from error
     if not whole:
         raise _no_mask(path, "the weights kept are not those of the JSON file")
     return mask, record
+
+
+def mask_stage(path: Path | str) -> str | None:
+    """Name of the stage that gave a written mask, None where no mask can be read."""
+    try:
+        return str(read_mask(path)[1].get("stage"))
+    except BundleError:
+        return None
 
 
 def packed(mask: Mask) -> dict[str, Tensor]:

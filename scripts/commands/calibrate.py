@@ -24,9 +24,7 @@ def add_arguments(commands: Any) -> None:
     which.add_argument("--bundle", type=Path, help="folder; the coefficients are written into it")
     which.add_argument("--checkpoint", type=Path, help="of kind raf; the weights are written into it")
     common.add_rows(parser, "every other row is fitted on, the rest reported on (default: %(default)s)")
-    parser.add_argument(
-        "--train-split", default="train", help="rows that a bundle was trained on (default: %(default)s)"
-    )
+    parser.add_argument("--train-split", help="for a bundle: rows that it was trained on (default: train)")
     parser.add_argument(
         "--out-of-scope", type=Path, metavar="FILE.tsv",
         help="for a bundle: utterances outside of its domains, in the columns category and utterance (default: included ones)",
@@ -46,17 +44,22 @@ def run(options: Any) -> None:
     from lightning_modules.evaluation import environment
 
     common.check_split(options.split)
-    common.check_split(options.train_split)
+    common.check_split(options.train_split or "train")
     common.check_device(options.device)
     common.check_outputs(options.overwrite, json=options.json)
     if options.bundle is not None and options.decoding:
         raise UsageError(
             "E515", "--decoding is for a checkpoint: a bundle decodes as it was exported.", remedy="Leave it out."
         )
-    if options.checkpoint is not None and options.out_of_scope is not None:
-        raise UsageError(
-            "E516", "--out-of-scope is for a bundle: a checkpoint gets no probabilities.", remedy="Leave it out."
-        )
+    if options.bundle is not None:
+        common.check_bundle_device(options.device)
+    for name in ("out_of_scope", "train_split"):
+        if options.checkpoint is not None and getattr(options, name) is not None:
+            raise UsageError(
+                "E516",
+                f"--{name.replace('_', '-')} is for a bundle: a checkpoint gets no probabilities.",
+                remedy="Leave it out.",
+            )
     root = data_root(options.data_root)
     examples = read_split(root, options.split, options.domains)
     with Progress(transient=True, disable=not sys.stderr.isatty()) as bar:
@@ -77,7 +80,7 @@ def _bundle(options: Any, root: Path, examples: Any, progress: Any) -> dict[str,
     from data.out_of_scope import INCLUDED, read_out_of_scope
     from data.topv2.reader import read_split
 
-    train = read_split(root, options.train_split, options.domains)
+    train = read_split(root, options.train_split or "train", options.domains)
     out_of_scope = read_out_of_scope(options.out_of_scope or INCLUDED)
     found = calibrate_bundle(options.bundle, train, examples, out_of_scope, progress)
     return {name: found.manifest[name] for name in FIGURES}

@@ -132,6 +132,16 @@ def check_device(name: str) -> None:
         raise UsageError("E476", f"--device {name!r} is not known.", remedy="Give cpu, cuda, cuda:1, mps or xpu.")
 
 
+def check_bundle_device(name: str) -> None:
+    """Checks the device where a bundle is named.
+
+    Raises:
+        UsageError: it is another than the processor.
+    """
+    if name != "cpu":
+        raise UsageError("E439", "bundles work on the processor.", remedy="Leave --device out, or name a --checkpoint.")
+
+
 def check_files(*paths: Path | None) -> None:
     """Checks files that a command is about to read.
 
@@ -216,8 +226,7 @@ def load_parser(options: Any, decoding: Sequence[str] = ()) -> tuple[Any, dict[s
         raise UsageError(
             "E447", "a bundle decodes as it was exported.", remedy="Export it again with --decoding, or name a --checkpoint."
         )  # fmt: skip
-    if options.device != "cpu":
-        raise UsageError("E439", "bundles work on the processor.", remedy="Leave --device out, or name a --checkpoint.")
+    check_bundle_device(options.device)
     from assistants import runtime
 
     path = bundle_path(options)

@@ -23,7 +23,7 @@ def add_arguments(commands: Any) -> None:
         help="graphs to include; int4 makes the smallest bundle (default: fp32 int8)",
     )  # fmt: skip
     parser.add_argument(
-        "--block-size", type=int, default=32, metavar="WEIGHTS",
+        "--block-size", type=int, metavar="WEIGHTS",
         help="int4 weights that share a scale, 16 to 256; larger is smaller in bytes and loses more (default: 32)",
     )  # fmt: skip
     parser.add_argument(
@@ -42,6 +42,10 @@ def run(options: Any) -> None:
     from assistants.export import bundle_size, export
 
     common.at_least(1, largest_file=options.largest_file)
+    if options.block_size is not None and "int4" not in options.precision:
+        raise UsageError(
+            "E498", "--block-size is for int4 graphs, and none is written.", remedy="Leave it out, or add int4 to --precision."
+        )  # fmt: skip
     largest = None if options.largest_file is None else options.largest_file * 1_000_000
     metrics = None if options.metrics is None else _figures(options.metrics)
     decoding = common.decoding_options(options.decoding)
@@ -53,7 +57,7 @@ def run(options: Any) -> None:
         decoding,
         options.overwrite,
         largest,
-        options.block_size,
+        32 if options.block_size is None else options.block_size,
     )
     print(f"{out} ({bundle_size(out) / 1e6:.1f} MB)")
 

@@ -42,7 +42,7 @@ def add_arguments(commands: Any) -> None:
         "--ranking",
         type=int,
         default=3,
-        help="readings behind Rasa's intent_ranking; more than 1 parses twice (default: 3)",
+        help="readings behind Rasa's intent_ranking, at most 10; more than 1 parses twice (default: 3)",
     )
     parser.add_argument(
         "--threads", type=int, default=1, help="batches of a bundle parsed side by side, 0 for one a core (default: 1)"
@@ -109,6 +109,10 @@ def _serve(options: Any) -> None:
     from assistants.shapes.models import MAX_N_BEST
     from assistants.shapes.names import Names
 
+    if options.ranking > MAX_N_BEST:
+        raise UsageError(
+            "E499", f"--ranking {options.ranking} is more than {MAX_N_BEST}.", remedy="No more readings are made."
+        )
     rate = None if options.rate == "none" else options.rate
     try:
         if rate is not None and limits.parse(rate).amount < 1:
@@ -133,5 +137,5 @@ def _serve(options: Any) -> None:
     with_http = options.wyoming is None or options.host is not None or options.port is not None
     if with_http and token is None and host not in ("127.0.0.1", "localhost", "::1"):
         structlog.get_logger("framefill").warning("other machines can reach this server, and it asks for no token")
-    app = create_app(service, token, min(options.ranking, MAX_N_BEST), options.log_text) if with_http else None
+    app = create_app(service, token, options.ranking, options.log_text) if with_http else None
     asyncio.run(serve(service, app, host, port, options.wyoming))
