@@ -72,6 +72,7 @@ class ScenarioIndex:
 
         Raises:
             ValueError: the kind is not one of :data:`KINDS`.
+            UsageError: there are too few vectors for a product quantizer.
         """
         check_kind(kind)
         vectors = np.ascontiguousarray(vectors, dtype=np.float32)
@@ -91,6 +92,12 @@ class ScenarioIndex:
             code_bytes = max(c for c in range(1, MAX_CODE_BYTES + 1) if width % c == 0)
             # 256 centroids for each byte need some ten thousand vectors; 16 centroids do with fewer.
             bits = 8 if count >= 10_000 else 4
+            if count < 1 << bits:
+                raise UsageError(
+                    "E347",
+                    f"an ivfpq index of {count} scenarios; it needs {1 << bits} at least.",
+                    remedy="Use decoding.index: flat.",
+                )
             coarse = faiss.IndexFlatIP(width)
             index = faiss.IndexIVFPQ(coarse, width, lists, code_bytes, bits, faiss.METRIC_INNER_PRODUCT)
             sample = np.random.default_rng(0).permutation(count)[: max(lists, 256) * TRAINING_VECTORS_PER_LIST]
@@ -134,11 +141,13 @@ class ScenarioIndex:
             bank: digest of the bank without the scenario.
 
         Raises:
-            UsageError: an HNSW graph cannot remove a node.
+            UsageError: an HNSW graph cannot remove a node, and the ids of inverted lists do not shift.
         """
-        if self.kind == "hnsw":
+        if self.kind in ("hnsw", "ivfpq"):
             raise UsageError(
-                "E442", "an HNSW index cannot remove a scenario.", remedy="Build it again, or use decoding.index: flat."
+                "E442",
+                f"an index of kind {self.kind} cannot remove a scenario.",
+                remedy="Build it again, or use decoding.index: flat.",
             )
         index: Any = faiss.clone_index(self.index)
         index.remove_ids(np.array([scenario_id], dtype=np.int64))

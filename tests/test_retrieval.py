@@ -140,12 +140,18 @@ def test_an_index_finds_the_nearest_and_is_never_stale(kind: str, tmp_path: Path
         ScenarioIndex.load(path, "encoder", "bank")
 
 
-@pytest.mark.parametrize("kind", ["flat", "sq8", "sq6"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_scenarios_are_added_to_an_index_and_removed(kind: str):
     vectors = np.random.default_rng(1).normal(size=(300, 32)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     index = ScenarioIndex.build(vectors[:250], "encoder", "bank", kind)
-    more = index.added(vectors[250:], "larger").removed(10, "other")
+    more = index.added(vectors[250:], "larger")
+    assert len(more) == 300
+    if kind in ("hnsw", "ivfpq"):
+        with pytest.raises(UsageError, match=f"E442.*{kind}"):
+            more.removed(10, "other")
+        return
+    more = more.removed(10, "other")
     kept = np.delete(np.arange(300), 10)
     assert (more.search(vectors[kept], 1)[1][:, 0] == np.arange(299)).all()
     assert len(index) == 250, "the index that was there before changed"
@@ -156,6 +162,13 @@ def test_a_small_bank_gives_what_it_has():
     assert index.search(np.eye(3, dtype=np.float32), 10)[1].shape == (3, 3)
     with pytest.raises(ValueError, match="ivfpq"):
         ScenarioIndex.build(np.eye(3, dtype=np.float32), "e", "b", "tree")
+
+
+def test_a_product_quantizer_needs_some_scenarios():
+    vectors = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
+    assert len(ScenarioIndex.build(vectors, "e", "b", "ivfpq")) == 16
+    with pytest.raises(UsageError, match="E347.* 15 scenarios.* 16 "):
+        ScenarioIndex.build(vectors[:15], "e", "b", "ivfpq")
 
 
 def test_pooling_leaves_padding_out():
