@@ -72,11 +72,17 @@ class ScenarioBank:
         """This bank without a scenario.
 
         Raises:
-            UsageError: the bank does not have the scenario.
+            UsageError: the bank does not have the scenario, or has no other.
         """
         if scenario not in self:
             raise UsageError(
                 "E440", f"the bank has no scenario {scenario}.", remedy="`framefill bank list` shows what it has."
+            )
+        if len(self) == 1:
+            raise UsageError(
+                "E348",
+                f"{scenario} is the bank's only scenario, and nothing is parsed without one.",
+                remedy="Add another one first, with `framefill bank add`.",
             )
         return ScenarioBank({s: count for s, count in self._counts.items() if s != scenario})
 
@@ -112,10 +118,12 @@ class ScenarioBank:
         """The bank that :meth:`to_dict` wrote.
 
         Raises:
-            BundleError: another format or version.
+            BundleError: another format or version, or no scenarios.
         """
         try:
             check_version(value, VERSION, "scenario bank", "E340", where)
+            if not value["scenarios"]:
+                raise ValueError("no scenarios")
             return cls({_starred(text): int(count) for text, count in value["scenarios"].items()})
         except BundleError:
             raise

@@ -90,6 +90,13 @@ def test_bank_counts_covers_and_changes(corpus: Path, tmp_path: Path):
     assert again.digest == more.digest and again.count(again[0]) == more.count(more[0])
 
 
+def test_the_last_scenario_stays():
+    bank = ScenarioBank({Scenario.parse("[IN:A ]"): 1, Scenario.parse("[IN:B ]"): 1})
+    one = bank.removed(bank[0])
+    with pytest.raises(UsageError, match="E348.*IN:B"):
+        one.removed(one[0])
+
+
 def test_words_under_an_intent_are_no_part_of_a_scenario():
     written = Scenario.parse("[IN:CREATE_ALARM set an alarm [SL:DATE_TIME at 6 ] ]")
     assert written == Scenario.parse("[IN:CREATE_ALARM [SL:DATE_TIME ] ]")
@@ -105,6 +112,7 @@ def test_damaged_banks_are_refused(tmp_path: Path):
         ('{"version": 9}', "E340"),
         ('{"version": 1, "scenarios": {"[IN:A": 1}}', "E341"),
         ('{"version": 1, "scenarios": ["[IN:A ]"]}', "E341"),
+        ('{"version": 1, "scenarios": {}}', "E341"),
     ):
         path.write_text(content)
         with pytest.raises(BundleError) as caught:
