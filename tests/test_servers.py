@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 from wyoming.asr import Transcript
 from wyoming.client import AsyncTcpClient
@@ -323,3 +324,26 @@ def test_wyoming_alone_opens_no_other_port(monkeypatch: pytest.MonkeyPatch, repo
     bundle = ["--bundle", str(repository / "models" / "conv-nar-topv2"), "--wyoming", "tcp://127.0.0.1:1"]
     assert main(["serve", *bundle]) == 0 and main(["serve", *bundle, "--port", "7"]) == 0
     assert called == [(False, "127.0.0.1", 5005, "tcp://127.0.0.1:1"), (True, "127.0.0.1", 7, "tcp://127.0.0.1:1")]
+
+
+@pytest.mark.parametrize("token", ["secret\n", "schlüssel", "schlüsselà", "鍵"])
+def test_a_token_may_end_with_a_line_end_and_have_any_letters(
+    token: str, monkeypatch: pytest.MonkeyPatch, repository: Path
+):
+    statuses = []
+
+    async def serve(service, app, *addresses):
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            right = [token.strip().encode()]
+            if token != "鍵":
+                right.append(token.strip().encode("latin-1"))  # as browsers do
+            for sent in (*right, token.strip().encode()[:-1], b"", b"?"):
+                reply = await client.get("/bundles", headers={"authorization": b"Bearer " + sent})
+                statuses.append(reply.status_code)
+
+    monkeypatch.setattr("assistants.serving.server.serve", serve)
+    monkeypatch.setattr("assistants.serving.logs.configure", lambda: None)
+    monkeypatch.setitem(os.environ, "FRAMEFILL_TOKEN", token)
+    assert main(["serve", "--bundle", str(repository / "models" / "conv-nar-topv2")]) == 0
+    assert set(statuses[:-3]) == {200} and statuses[-3:] == [401] * 3

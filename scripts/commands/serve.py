@@ -128,7 +128,7 @@ def _serve(options: Any) -> None:
         options.threads or os.cpu_count() or 1,
         options.threshold,
     )
-    token = os.environ.get(TOKEN) or None
+    token = os.environ.get(TOKEN, "").strip() or None  # the file of a secret often ends with a line end
     host, port = options.host or "127.0.0.1", 5005 if options.port is None else options.port
     with_http = options.wyoming is None or options.host is not None or options.port is not None
     if with_http and token is None and host not in ("127.0.0.1", "localhost", "::1"):
