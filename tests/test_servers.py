@@ -294,7 +294,8 @@ def test_wrong_addresses_are_refused(service: Service, uri: str):
         (["--timeout", "0"], "E538"), (["--timeout", "nan"], "E538"), (["--threshold", "1.5"], "E539"),
         (["--rate", "fast"], "E478"), (["--max-batch", "0"], "E402"), (["--port", "-1"], "E402"),
         (["--names", "none.yaml"], "E520"), (["--bundle", "none"], "E320"), (["--port", "99999"], "E537"),
-        (["--host", "203.0.113.1"], "E537"),
+        (["--host", "203.0.113.1"], "E537"), (["--max-waiting", "100"], "--max-waiting 100 must be at least 256"),
+        (["--max-texts", "600"], "--max-waiting 512 must be at least 600"),
     ],
 )  # fmt: skip
 def test_wrong_options_are_refused(
