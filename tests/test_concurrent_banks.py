@@ -88,6 +88,25 @@ def test_figures_are_not_kept_for_other_decoding(folder: Path):
     assert Bundle(folder).manifest == changed
 
 
+def test_a_bundle_that_is_replaced_while_it_is_read_is_read_again(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    first, load = banks.read(Bundle(folder)).bank[0], runtime._load
+
+    def later(bundle, *options):
+        monkeypatch.setattr(runtime, "_load", load)
+        banks.change(folder, lambda table: table.removed(first))
+        return load(bundle, *options)
+
+    monkeypatch.setattr(runtime, "_load", later)
+    parser = runtime.load(folder)
+    assert isinstance(parser, RAFBundleParser) and first not in parser.table.bank
+
+
+def test_a_folder_that_is_away_for_a_moment_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    away = folder.rename(folder.with_name("away"))
+    monkeypatch.setattr(runtime.time, "sleep", lambda seconds: away.rename(folder))
+    assert isinstance(runtime.load(folder), RAFBundleParser)
+
+
 def test_an_export_meanwhile_is_not_undone(folder: Path):
     def edit(table):
         manifest = json.loads((folder / "manifest.json").read_text())
