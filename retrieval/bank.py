@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from frames.errors import BundleError, UsageError
-from frames.files import check_version, read_json, write_json
+from frames.files import check_version, write_json
 from frames.frame import MAX_NESTING, Frame
 from frames.linearization import TEXT
 from frames.ontology import CLOSE
@@ -93,17 +93,6 @@ class ScenarioBank:
             counts[scenario] = counts.get(scenario, 0) + other.count(scenario)
         return ScenarioBank(counts)
 
-    def coverage(self, frames: Iterable[Frame]) -> float:
-        """Share of frames whose scenario the bank has, an upper bound of exact match for a parser that only retrieves.
-
-        Raises:
-            ValueError: there are no frames.
-        """
-        found = [Scenario.from_frame(frame) in self for frame in frames]
-        if not found:
-            raise ValueError("no frames")
-        return sum(found) / len(found)
-
     @property
     def digest(self) -> str:
         """SHA-256 of the scenarios in their order, without their counts, which retrieval does not use."""
@@ -135,15 +124,6 @@ class ScenarioBank:
     def save(self, path: Path | str) -> None:
         """Writes the bank as JSON."""
         write_json(path, self.to_dict())
-
-    @classmethod
-    def load(cls, path: Path | str) -> ScenarioBank:
-        """Reads what :meth:`save` wrote.
-
-        Raises:
-            BundleError: the file is missing or not a bank.
-        """
-        return cls.from_dict(read_json(path, "a scenario bank", "E344"), where=str(path))
 
 
 def _starred(text: str) -> Scenario:

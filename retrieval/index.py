@@ -1,19 +1,15 @@
-"""Nearest scenarios by inner product, on FAISS. An index is refused with another encoder or bank than its own."""
+"""Nearest scenarios by inner product, on FAISS. An index is refused with another bank than its own."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import faiss
 import numpy as np
 
 from frames.errors import BundleError, UsageError
-from frames.files import sha256, write_bytes, write_json
 
 #: Kinds of index: ``flat`` is exact; ``sq8`` and ``sq6`` keep all vectors in 8 or 6 bits a number; ``hnsw`` is a navigable
 #: graph (Malkov and Yashunin 2020); ``ivfpq`` is inverted lists of product-quantized residuals (Jégou et al. 2011), for
@@ -158,18 +154,8 @@ class ScenarioIndex:
         return faiss.serialize_index(self.index).tobytes()
 
     def to_dict(self) -> dict[str, Any]:
-        """Encoder, bank and kind, for the file beside the index or the manifest of a bundle."""
+        """Encoder, bank and kind, for the manifest of a bundle."""
         return {"encoder": self.encoder, "bank": self.bank, "index": {"kind": self.kind}}
-
-    def save(self, path: Path | str) -> None:
-        """Writes the index, and beside it (``.json``) its encoder, bank, kind and checksum.
-
-        Raises:
-            MachineError: the disk is full or the folder cannot be written.
-        """
-        path, content = Path(path), self.to_bytes()
-        write_bytes(path, content)
-        write_json(path.with_suffix(".json"), {**self.to_dict(), "sha256": hashlib.sha256(content).hexdigest()})
 
     @classmethod
     def from_bytes(cls, content: bytes, metadata: Mapping[str, Any], bank: str, where: str = "") -> ScenarioIndex:
@@ -184,45 +170,16 @@ class ScenarioIndex:
         Raises:
             BundleError: the index is of another bank, or of an unknown kind.
         """
-        _check_same("bank", metadata["bank"], bank, where)
+        if metadata["bank"] != bank:
+            raise BundleError(
+                "E343",
+                f"the index is of bank {metadata['bank'][:12]}, not of {bank[:12]}.",
+                where=where,
+                remedy="Export the bundle again.",
+            )
         kind = _kind_of(metadata, where)
         index = faiss.deserialize_index(np.frombuffer(content, dtype=np.uint8))
         return cls(index, metadata["encoder"], bank, kind)
-
-    @classmethod
-    def load(cls, path: Path | str, encoder: str, bank: str) -> ScenarioIndex:
-        """Maps an index into memory.
-
-        Args:
-            path: written by :meth:`save`.
-            encoder: digest of the encoder of the queries.
-            bank: digest of the bank that its scenario ids refer to.
-
-        Raises:
-            BundleError: the files are missing or damaged, or the index is of another encoder or bank.
-        """
-        path = Path(path)
-        try:
-            metadata = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-            intact = sha256(path) == metadata["sha256"]
-            kind = _kind_of(metadata, str(path))
-            found = {"encoder": metadata["encoder"], "bank": metadata["bank"]}
-        except BundleError:
-            raise
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise BundleError(
-                "E342", f"cannot be read as a scenario index ({error!r}).", where=str(path), remedy="Build it again."
-            ) from error
-        if not intact:
-            raise BundleError(
-                "E345",
-                "the content of the index does not match its checksum.",
-                where=str(path),
-                remedy="Build it again.",
-            )
-        for name, wanted in (("encoder", encoder), ("bank", bank)):
-            _check_same(name, found[name], wanted, str(path))
-        return cls(faiss.read_index(str(path), faiss.IO_FLAG_MMAP), encoder, bank, kind)
 
 
 def check_kind(kind: str) -> None:
@@ -245,13 +202,3 @@ def _kind_of(metadata: Mapping[str, Any], where: str) -> IndexKind:
             "E346", f"{error}.", where=where, remedy="Update framefill, or build the index again."
         ) from error
     return kind
-
-
-def _check_same(name: str, found: str, wanted: str, where: str) -> None:
-    if found != wanted:
-        raise BundleError(
-            "E343",
-            f"the index is of {name} {found[:12]}, not of {wanted[:12]}.",
-            where=where,
-            remedy="Build it again from the present encoder and bank.",
-        )
