@@ -25,6 +25,8 @@ from frames.locks import locked
 FORMAT = 1
 #: Suffix of a graph's file name for each precision, in the order in which they are preferred.
 PRECISIONS = {"int8": ".int8.onnx", "int4": ".int4.onnx", "fp32": ".onnx"}
+#: Keys of a manifest that tell of a bundle and change none of its frames.
+FIGURES = ("metrics", "confidence")
 
 
 class Bundle:
@@ -181,16 +183,19 @@ def changeable(path: Path | str) -> Bundle:
     return Bundle(path)
 
 
-def refuse_changed(bundle: Bundle) -> None:
-    """Whether a bundle still has the files that it had when it was opened.
+def unchanged(bundle: Bundle) -> Bundle:
+    """A bundle as it is now, which at most tells other :data:`FIGURES` than when it was opened.
 
     Raises:
         UsageError: it was exported anew, or scenarios were added or removed.
     """
-    if Bundle(bundle.path).manifest["files"] != bundle.manifest["files"]:
+    now = Bundle(bundle.path)
+    before, after = ({key: value for key, value in one.manifest.items() if key not in FIGURES} for one in (bundle, now))
+    if before != after:
         raise UsageError(
             "E452", "the bundle was changed meanwhile.", where=str(bundle.path), remedy="Run the command again."
         )
+    return now
 
 
 @contextmanager
@@ -207,13 +212,14 @@ def rewritten(bundle: Bundle, without: Collection[str]) -> Iterator[tuple[Path, 
         MachineError: the disk is full; the bundle is left as it was.
     """
     with atomic_folder(bundle.path) as staging:
-        manifest = dict(bundle.manifest)
+        now = unchanged(bundle)
+        manifest = dict(now.manifest)
         for name in manifest["files"]:
             if name not in without:
-                write_bytes(staging / name, bundle.read(name))
+                write_bytes(staging / name, now.read(name))
         yield staging, manifest
         write_manifest(staging, manifest)
-        refuse_changed(bundle)
+        unchanged(now)
 
 
 def keep_metrics(bundle: Bundle, metrics: Mapping[str, Any]) -> None:
@@ -228,8 +234,7 @@ def keep_metrics(bundle: Bundle, metrics: Mapping[str, Any]) -> None:
         MachineError: the disk is full; the manifest is left as it was.
     """
     with locked(bundle.path):
-        refuse_changed(bundle)
-        write_json(bundle.path / MANIFEST, {**bundle.manifest, "metrics": dict(metrics)})
+        write_json(bundle.path / MANIFEST, {**unchanged(bundle).manifest, "metrics": dict(metrics)})
 
 
 def most_accurate(folder: Path) -> Path | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 from assistants.bundle import PRECISIONS, Bundle, made_by_anyone
@@ -20,6 +21,9 @@ from frames.tokenization import PieceTokenizer
 from parsers.aliases import known_options
 from parsers.confidence import BACKGROUND, Background, Confidence
 from parsers.nar import DecodingConfig
+
+#: Seconds before a bundle that cannot be read is looked at again; a folder that is being replaced is away for much less.
+PAUSE = 0.05
 
 
 def load(path: Path | str, precision: str | None = None, threads: int = 1) -> BundleParser:
@@ -34,7 +38,24 @@ def load(path: Path | str, precision: str | None = None, threads: int = 1) -> Bu
         BundleError: the bundle is missing, corrupted, of another format, or lacks that precision.
     """
     with made_by_anyone(path):
+        bundle: Bundle | None = None
+        try:
+            bundle = Bundle(path)
+            return _load(bundle, path, precision, threads)
+        except BundleError:
+            if not _replaced(path, bundle):
+                raise
         return _load(Bundle(path), path, precision, threads)
+
+
+def _replaced(path: Path | str, opened: Bundle | None) -> bool:
+    """Whether another process has replaced a bundle that could not be read; None for one that could not be opened."""
+    time.sleep(PAUSE)
+    try:
+        now = Bundle(path)
+    except BundleError:
+        return False
+    return opened is None or now.manifest != opened.manifest
 
 
 def _load(bundle: Bundle, path: Path | str, precision: str | None, threads: int) -> BundleParser:

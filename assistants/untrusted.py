@@ -90,7 +90,8 @@ def check_tensors(name: str, content: bytes, where: str) -> None:
         where: for the message of an error.
 
     Raises:
-        BundleError: a shape needs more data than the file holds for it, or the file's structure is broken.
+        BundleError: a shape needs more data than the file holds for it, its data are elsewhere, or the file's structure is
+            broken.
     """
     reader = {".onnx": _onnx_tensors, ".safetensors": _safetensors}.get(PurePosixPath(name).suffix)
     if reader is None:
@@ -100,6 +101,8 @@ def check_tensors(name: str, content: bytes, where: str) -> None:
         oversized = [
             str(shape) for shape, held in reader(content) if any(n < 0 for n in shape) or math.prod(shape) > 2 * held
         ]
+    except BundleError as error:
+        raise error.at(f"{where}/{name}") from None
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         oversized = [f"unreadable: {error!r}"]
     if oversized:
@@ -124,27 +127,47 @@ def _safetensors(content: bytes) -> Iterator[tuple[list[int], int]]:
 
 def _onnx_tensors(content: bytes) -> Iterator[tuple[list[int], int]]:
     """Shapes of a graph's initializers and constants, and the bytes that describe each, by field numbers of onnx.proto."""
-    for number, graph in _fields(memoryview(content)):
-        if number == 7 and isinstance(graph, memoryview):  # ModelProto.graph
-            yield from _graph_tensors(graph)
+    for number, value in _messages(memoryview(content)):
+        if number == 7:  # ModelProto.graph
+            yield from _graph_tensors(value)
+        elif number == 25:  # ModelProto.functions
+            for part, inner in _messages(value):
+                if part == 7:  # FunctionProto.node
+                    yield from _node_tensors(inner)
+                elif part == 11:  # FunctionProto.attribute_proto
+                    yield from _attribute_tensors(inner)
 
 
 def _graph_tensors(graph: memoryview) -> Iterator[tuple[list[int], int]]:
-    for number, value in _fields(graph):
-        if number == 5 and isinstance(value, memoryview):  # GraphProto.initializer
+    for number, value in _messages(graph):
+        if number == 5:  # GraphProto.initializer
             yield _tensor(value)
-        elif number == 1 and isinstance(value, memoryview):  # GraphProto.node
-            for node_number, attribute in _fields(value):
-                if node_number == 5 and isinstance(attribute, memoryview):  # NodeProto.attribute
-                    yield from _attribute_tensors(attribute)
+        elif number == 15:  # GraphProto.sparse_initializer
+            yield from _sparse_tensors(value)
+        elif number == 1:  # GraphProto.node
+            yield from _node_tensors(value)
+
+
+def _node_tensors(node: memoryview) -> Iterator[tuple[list[int], int]]:
+    for number, value in _messages(node):
+        if number == 5:  # NodeProto.attribute
+            yield from _attribute_tensors(value)
 
 
 def _attribute_tensors(attribute: memoryview) -> Iterator[tuple[list[int], int]]:
-    for number, value in _fields(attribute):
-        if number in (5, 10) and isinstance(value, memoryview):  # AttributeProto.t, .tensors
+    for number, value in _messages(attribute):
+        if number in (5, 10):  # AttributeProto.t, .tensors
             yield _tensor(value)
-        elif number in (6, 11) and isinstance(value, memoryview):  # AttributeProto.g, .graphs
+        elif number in (22, 23):  # AttributeProto.sparse_tensor, .sparse_tensors
+            yield from _sparse_tensors(value)
+        elif number in (6, 11):  # AttributeProto.g, .graphs
             yield from _graph_tensors(value)
+
+
+def _sparse_tensors(tensor: memoryview) -> Iterator[tuple[list[int], int]]:
+    for number, value in _messages(tensor):
+        if number in (1, 2):  # SparseTensorProto.values, .indices
+            yield _tensor(value)
 
 
 def _tensor(tensor: memoryview) -> tuple[list[int], int]:
@@ -152,7 +175,21 @@ def _tensor(tensor: memoryview) -> tuple[list[int], int]:
     for number, value in _fields(tensor):
         if number == 1:  # TensorProto.dims, packed or one by one
             dims += _varints(value) if isinstance(value, memoryview) else [value]
+        elif number == 13 or number == 14 and value != 0:  # TensorProto.external_data, .data_location
+            # onnxruntime would read them from any file that it is told, or from any place in memory.
+            raise BundleError(
+                "E396",
+                "a tensor whose data are outside of its graph.",
+                remedy="Do not use this bundle; framefill writes large graphs in parts.",
+            )
     return [n - (1 << 64) if n >> 63 else n for n in dims], len(tensor)
+
+
+def _messages(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Fields of a protobuf message that hold bytes."""
+    for number, value in _fields(message):
+        if isinstance(value, memoryview):
+            yield number, value
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:

@@ -72,7 +72,7 @@ def main() -> None:
             time.sleep(1)
         both = (result["batching"][64], result["no_batching"][64])
         result["times_the_throughput_at_64"] = round(both[0]["per_second"] / both[1]["per_second"], 2)
-        with server("--max-waiting", "16", "--rate", "none") as (port, _):
+        with server("--max-waiting", "16", "--max-texts", "16", "--rate", "none") as (port, _):
             result["beyond_the_queue_of_16"] = _load(port, 256, 10, script)
         with server("--rate", "20/second") as (port, _):
             result["beyond_20_a_second"] = _load(port, 64, 10, script)

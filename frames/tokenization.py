@@ -145,6 +145,10 @@ class PieceTokenizer:
                 f"the utterance of {len(text)} characters makes {len(ids)} pieces; {self.longest} are read at most.",
                 remedy="Pass one request at a time.",
             )
+        # An encoder's normalizer may drop accents; a mark belongs to the character before it all the same.
+        for i, following in enumerate((*starts[1:], len(text))):
+            while ends[i] < following and unicodedata.category(text[ends[i]]).startswith("M"):
+                ends[i] += 1
         return Source(text, tuple(ids), tuple(starts), tuple(ends), tuple(atoms))
 
     def save(self, path: Path | str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from frames.errors import BundleError, UsageError
-from frames.files import check_version, read_json, write_json
+from frames.files import check_version, write_json
 from frames.frame import MAX_NESTING, Frame
 from frames.linearization import TEXT
 from frames.ontology import CLOSE
@@ -72,11 +72,17 @@ class ScenarioBank:
         """This bank without a scenario.
 
         Raises:
-            UsageError: the bank does not have the scenario.
+            UsageError: the bank does not have the scenario, or has no other.
         """
         if scenario not in self:
             raise UsageError(
                 "E440", f"the bank has no scenario {scenario}.", remedy="`framefill bank list` shows what it has."
+            )
+        if len(self) == 1:
+            raise UsageError(
+                "E348",
+                f"{scenario} is the bank's only scenario, and nothing is parsed without one.",
+                remedy="Add another one first, with `framefill bank add`.",
             )
         return ScenarioBank({s: count for s, count in self._counts.items() if s != scenario})
 
@@ -86,17 +92,6 @@ class ScenarioBank:
         for scenario in other:
             counts[scenario] = counts.get(scenario, 0) + other.count(scenario)
         return ScenarioBank(counts)
-
-    def coverage(self, frames: Iterable[Frame]) -> float:
-        """Share of frames whose scenario the bank has, an upper bound of exact match for a parser that only retrieves.
-
-        Raises:
-            ValueError: there are no frames.
-        """
-        found = [Scenario.from_frame(frame) in self for frame in frames]
-        if not found:
-            raise ValueError("no frames")
-        return sum(found) / len(found)
 
     @property
     def digest(self) -> str:
@@ -112,10 +107,12 @@ class ScenarioBank:
         """The bank that :meth:`to_dict` wrote.
 
         Raises:
-            BundleError: another format or version.
+            BundleError: another format or version, or no scenarios.
         """
         try:
             check_version(value, VERSION, "scenario bank", "E340", where)
+            if not value["scenarios"]:
+                raise ValueError("no scenarios")
             return cls({_starred(text): int(count) for text, count in value["scenarios"].items()})
         except BundleError:
             raise
@@ -127,15 +124,6 @@ class ScenarioBank:
     def save(self, path: Path | str) -> None:
         """Writes the bank as JSON."""
         write_json(path, self.to_dict())
-
-    @classmethod
-    def load(cls, path: Path | str) -> ScenarioBank:
-        """Reads what :meth:`save` wrote.
-
-        Raises:
-            BundleError: the file is missing or not a bank.
-        """
-        return cls.from_dict(read_json(path, "a scenario bank", "E344"), where=str(path))
 
 
 def _starred(text: str) -> Scenario:

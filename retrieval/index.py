@@ -1,19 +1,15 @@
-"""Nearest scenarios by inner product, on FAISS. An index is refused with another encoder or bank than its own."""
+"""Nearest scenarios by inner product, on FAISS. An index is refused with another bank than its own."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import faiss
 import numpy as np
 
 from frames.errors import BundleError, UsageError
-from frames.files import sha256, write_bytes, write_json
 
 #: Kinds of index: ``flat`` is exact; ``sq8`` and ``sq6`` keep all vectors in 8 or 6 bits a number; ``hnsw`` is a navigable
 #: graph (Malkov and Yashunin 2020); ``ivfpq`` is inverted lists of product-quantized residuals (Jégou et al. 2011), for
@@ -72,6 +68,7 @@ class ScenarioIndex:
 
         Raises:
             ValueError: the kind is not one of :data:`KINDS`.
+            UsageError: there are too few vectors for a product quantizer.
         """
         check_kind(kind)
         vectors = np.ascontiguousarray(vectors, dtype=np.float32)
@@ -91,6 +88,12 @@ class ScenarioIndex:
             code_bytes = max(c for c in range(1, MAX_CODE_BYTES + 1) if width % c == 0)
             # 256 centroids for each byte need some ten thousand vectors; 16 centroids do with fewer.
             bits = 8 if count >= 10_000 else 4
+            if count < 1 << bits:
+                raise UsageError(
+                    "E347",
+                    f"an ivfpq index of {count} scenarios; it needs {1 << bits} at least.",
+                    remedy="Use decoding.index: flat.",
+                )
             coarse = faiss.IndexFlatIP(width)
             index = faiss.IndexIVFPQ(coarse, width, lists, code_bytes, bits, faiss.METRIC_INNER_PRODUCT)
             sample = np.random.default_rng(0).permutation(count)[: max(lists, 256) * TRAINING_VECTORS_PER_LIST]
@@ -134,11 +137,13 @@ class ScenarioIndex:
             bank: digest of the bank without the scenario.
 
         Raises:
-            UsageError: an HNSW graph cannot remove a node.
+            UsageError: an HNSW graph cannot remove a node, and the ids of inverted lists do not shift.
         """
-        if self.kind == "hnsw":
+        if self.kind in ("hnsw", "ivfpq"):
             raise UsageError(
-                "E442", "an HNSW index cannot remove a scenario.", remedy="Build it again, or use decoding.index: flat."
+                "E442",
+                f"an index of kind {self.kind} cannot remove a scenario.",
+                remedy="Build it again, or use decoding.index: flat.",
             )
         index: Any = faiss.clone_index(self.index)
         index.remove_ids(np.array([scenario_id], dtype=np.int64))
@@ -149,18 +154,8 @@ class ScenarioIndex:
         return faiss.serialize_index(self.index).tobytes()
 
     def to_dict(self) -> dict[str, Any]:
-        """Encoder, bank and kind, for the file beside the index or the manifest of a bundle."""
+        """Encoder, bank and kind, for the manifest of a bundle."""
         return {"encoder": self.encoder, "bank": self.bank, "index": {"kind": self.kind}}
-
-    def save(self, path: Path | str) -> None:
-        """Writes the index, and beside it (``.json``) its encoder, bank, kind and checksum.
-
-        Raises:
-            MachineError: the disk is full or the folder cannot be written.
-        """
-        path, content = Path(path), self.to_bytes()
-        write_bytes(path, content)
-        write_json(path.with_suffix(".json"), {**self.to_dict(), "sha256": hashlib.sha256(content).hexdigest()})
 
     @classmethod
     def from_bytes(cls, content: bytes, metadata: Mapping[str, Any], bank: str, where: str = "") -> ScenarioIndex:
@@ -175,45 +170,16 @@ class ScenarioIndex:
         Raises:
             BundleError: the index is of another bank, or of an unknown kind.
         """
-        _check_same("bank", metadata["bank"], bank, where)
+        if metadata["bank"] != bank:
+            raise BundleError(
+                "E343",
+                f"the index is of bank {metadata['bank'][:12]}, not of {bank[:12]}.",
+                where=where,
+                remedy="Export the bundle again.",
+            )
         kind = _kind_of(metadata, where)
         index = faiss.deserialize_index(np.frombuffer(content, dtype=np.uint8))
         return cls(index, metadata["encoder"], bank, kind)
-
-    @classmethod
-    def load(cls, path: Path | str, encoder: str, bank: str) -> ScenarioIndex:
-        """Maps an index into memory.
-
-        Args:
-            path: written by :meth:`save`.
-            encoder: digest of the encoder of the queries.
-            bank: digest of the bank that its scenario ids refer to.
-
-        Raises:
-            BundleError: the files are missing or damaged, or the index is of another encoder or bank.
-        """
-        path = Path(path)
-        try:
-            metadata = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-            intact = sha256(path) == metadata["sha256"]
-            kind = _kind_of(metadata, str(path))
-            found = {"encoder": metadata["encoder"], "bank": metadata["bank"]}
-        except BundleError:
-            raise
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise BundleError(
-                "E342", f"cannot be read as a scenario index ({error!r}).", where=str(path), remedy="Build it again."
-            ) from error
-        if not intact:
-            raise BundleError(
-                "E345",
-                "the content of the index does not match its checksum.",
-                where=str(path),
-                remedy="Build it again.",
-            )
-        for name, wanted in (("encoder", encoder), ("bank", bank)):
-            _check_same(name, found[name], wanted, str(path))
-        return cls(faiss.read_index(str(path), faiss.IO_FLAG_MMAP), encoder, bank, kind)
 
 
 def check_kind(kind: str) -> None:
@@ -236,13 +202,3 @@ def _kind_of(metadata: Mapping[str, Any], where: str) -> IndexKind:
             "E346", f"{error}.", where=where, remedy="Update framefill, or build the index again."
         ) from error
     return kind
-
-
-def _check_same(name: str, found: str, wanted: str, where: str) -> None:
-    if found != wanted:
-        raise BundleError(
-            "E343",
-            f"the index is of {name} {found[:12]}, not of {wanted[:12]}.",
-            where=where,
-            remedy="Build it again from the present encoder and bank.",
-        )

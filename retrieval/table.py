@@ -70,7 +70,7 @@ class ScenarioTable:
         """This table without a scenario.
 
         Raises:
-            UsageError: the bank does not have it, or the index cannot remove vectors.
+            UsageError: the bank does not have it or has no other, or the index cannot remove vectors.
         """
         bank, scenario_id = self.bank.removed(scenario), self.bank.id(scenario)
         assert scenario_id is not None

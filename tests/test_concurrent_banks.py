@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from assistants import banks, runtime
-from assistants.bundle import Bundle, changeable, keep_metrics
+from assistants.bundle import Bundle, changeable, keep_metrics, rewritten
 from assistants.raf import RAFBundleParser
 from frames import locks
 from frames.errors import MachineError, UsageError
@@ -65,6 +65,46 @@ def test_figures_do_not_undo_a_change(folder: Path):
     assert str(first) not in known(folder)
     keep_metrics(changeable(folder), {"exact_match": 1.0})
     assert Bundle(folder).manifest["metrics"] == {"exact_match": 1.0}
+
+
+def test_figures_that_others_write_meanwhile_are_kept(folder: Path):
+    opened, old = changeable(folder), changeable(folder)
+    changed = {**opened.manifest, "confidence": {"threshold": 0.5}}
+    (folder / "manifest.json").write_text(json.dumps(changed))
+    keep_metrics(opened, {"exact_match": 1.0})
+    assert Bundle(folder).manifest == {**changed, "metrics": {"exact_match": 1.0}}
+    with rewritten(old, ()) as (_, manifest):
+        manifest["confidence"] = {"threshold": 0.6}
+    now = Bundle(folder).manifest
+    assert (now["metrics"], now["confidence"]) == ({"exact_match": 1.0}, {"threshold": 0.6})
+
+
+def test_figures_are_not_kept_for_other_decoding(folder: Path):
+    opened = changeable(folder)
+    changed = {**opened.manifest, "decoding": {**opened.manifest["decoding"], "length_beam": 1}}
+    (folder / "manifest.json").write_text(json.dumps(changed))
+    with pytest.raises(UsageError, match="E452"):
+        keep_metrics(opened, {"exact_match": 1.0})
+    assert Bundle(folder).manifest == changed
+
+
+def test_a_bundle_that_is_replaced_while_it_is_read_is_read_again(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    first, load = banks.read(Bundle(folder)).bank[0], runtime._load
+
+    def later(bundle, *options):
+        monkeypatch.setattr(runtime, "_load", load)
+        banks.change(folder, lambda table: table.removed(first))
+        return load(bundle, *options)
+
+    monkeypatch.setattr(runtime, "_load", later)
+    parser = runtime.load(folder)
+    assert isinstance(parser, RAFBundleParser) and first not in parser.table.bank
+
+
+def test_a_folder_that_is_away_for_a_moment_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    away = folder.rename(folder.with_name("away"))
+    monkeypatch.setattr(runtime.time, "sleep", lambda seconds: away.rename(folder))
+    assert isinstance(runtime.load(folder), RAFBundleParser)
 
 
 def test_an_export_meanwhile_is_not_undone(folder: Path):

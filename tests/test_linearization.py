@@ -1,7 +1,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from benchmarks.coverage import FAMILIES, canonical, covered
 from data.synthetic import generate
@@ -144,6 +144,24 @@ def test_odd_utterances():
     assert [_RANDOM("don't").text[a:b] for a, b in zip(_RANDOM("don't").starts, _RANDOM("don't").ends, strict=True)][
         -3:
     ] == ["n", "'", "t"]
+
+
+@pytest.mark.parametrize("mark", ["e\u0301", "e\u0301\u0323", "❤\ufe0f"])
+def test_accents_that_an_uncased_encoder_drops_stay_in_their_slot(mark: str):
+    backend = Tokenizer(
+        models.WordPiece({"[UNK]": 0, "caf": 1, "##e": 2, "❤": 3, "order": 4, "a": 5}, unk_token="[UNK]")
+    )
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = with_atoms(pre_tokenizers.BertPreTokenizer())
+    tokenizer = PieceTokenizer(backend)
+    source = tokenizer(f"order a caf{mark} caf{mark} a")
+    assert source.pieces == ["order", "a", "caf", mark, "caf", mark, "a"]
+    for leaf in (f"caf{mark}", f"caf{mark} caf{mark}"):
+        begin = source.text.index("caf")
+        frame = Frame(Intent("A", (Slot("X", (Span(begin, begin + len(leaf)),)),)), source.text)
+        assert all(form.decode(form.encode(frame, source), source) == frame for form in FORMS)
+    plain = tokenizer("order  a café")
+    assert (plain.starts, plain.ends) == ((0, 7, 9, 12), (5, 8, 12, 13))
 
 
 def test_tokenizers_survive_their_json(tokenizer: PieceTokenizer):

@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 from wyoming.asr import Transcript
 from wyoming.client import AsyncTcpClient
@@ -293,7 +294,8 @@ def test_wrong_addresses_are_refused(service: Service, uri: str):
         (["--timeout", "0"], "E538"), (["--timeout", "nan"], "E538"), (["--threshold", "1.5"], "E539"),
         (["--rate", "fast"], "E478"), (["--max-batch", "0"], "E402"), (["--port", "-1"], "E402"),
         (["--names", "none.yaml"], "E520"), (["--bundle", "none"], "E320"), (["--port", "99999"], "E537"),
-        (["--host", "203.0.113.1"], "E537"),
+        (["--host", "203.0.113.1"], "E537"), (["--max-waiting", "100"], "--max-waiting 100 must be at least 256"),
+        (["--max-texts", "600"], "--max-waiting 512 must be at least 600"),
     ],
 )  # fmt: skip
 def test_wrong_options_are_refused(
@@ -323,3 +325,26 @@ def test_wyoming_alone_opens_no_other_port(monkeypatch: pytest.MonkeyPatch, repo
     bundle = ["--bundle", str(repository / "models" / "conv-nar-topv2"), "--wyoming", "tcp://127.0.0.1:1"]
     assert main(["serve", *bundle]) == 0 and main(["serve", *bundle, "--port", "7"]) == 0
     assert called == [(False, "127.0.0.1", 5005, "tcp://127.0.0.1:1"), (True, "127.0.0.1", 7, "tcp://127.0.0.1:1")]
+
+
+@pytest.mark.parametrize("token", ["secret\n", "schlüssel", "schlüsselà", "鍵"])
+def test_a_token_may_end_with_a_line_end_and_have_any_letters(
+    token: str, monkeypatch: pytest.MonkeyPatch, repository: Path
+):
+    statuses = []
+
+    async def serve(service, app, *addresses):
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            right = [token.strip().encode()]
+            if token != "鍵":
+                right.append(token.strip().encode("latin-1"))  # as browsers do
+            for sent in (*right, token.strip().encode()[:-1], b"", b"?"):
+                reply = await client.get("/bundles", headers={"authorization": b"Bearer " + sent})
+                statuses.append(reply.status_code)
+
+    monkeypatch.setattr("assistants.serving.server.serve", serve)
+    monkeypatch.setattr("assistants.serving.logs.configure", lambda: None)
+    monkeypatch.setitem(os.environ, "FRAMEFILL_TOKEN", token)
+    assert main(["serve", "--bundle", str(repository / "models" / "conv-nar-topv2")]) == 0
+    assert set(statuses[:-3]) == {200} and statuses[-3:] == [401] * 3

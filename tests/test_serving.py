@@ -341,6 +341,28 @@ def test_reloading_drops_no_request(repository: Path, tmp_path: Path):
     talk(create_app(service, "t"), work, authorization="Bearer t")
 
 
+def test_a_bundle_that_cannot_parse_keeps_no_other_from_being_reloaded(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    paths = [shutil.copytree(repository / "models" / "conv-nar-topv2", tmp_path / name) for name in ("a", "b")]
+    service = Service(paths)
+    load, before = runtime.load, service.bundle("b").parser
+
+    def fail() -> None:
+        raise AssertionError("an index without vectors")
+
+    def damaged(path, precision):
+        parser = load(path, precision)
+        if path.name == "a":
+            monkeypatch.setattr(parser, "warm_up", fail)
+        return parser
+
+    monkeypatch.setattr(runtime, "load", damaged)
+    outcome = asyncio.run(service.reload())
+    assert "E394" in outcome["a"] and outcome["b"] == "reloaded"
+    assert service.bundle("b").parser is not before
+
+
 def test_what_cannot_be_served_is_refused(service: Service, repository: Path, tmp_path: Path, monkeypatch):
     with pytest.raises(BundleError, match="E320"):
         Service([tmp_path / "none"])

@@ -120,10 +120,9 @@ def message(*fields: tuple[int, int | bytes]) -> bytes:
     )
 
 
-def graph(*dims: int, constant: bool = False, external: bool = False) -> bytes:
+def graph(*dims: int, constant: bool = False) -> bytes:
     """An ONNX model with one tensor of such a shape and 4 bytes of data."""
-    data = [(14, 1), (13, message((1, b"location"), (2, b"/etc/passwd")))] if external else [(9, bytes(4))]
-    tensor = message(*((1, n) for n in dims), (2, 1), (8, b"w"), *data)
+    tensor = message(*((1, n) for n in dims), (2, 1), (8, b"w"), (9, bytes(4)))
     inside = (1, message((5, message((1, b"value"), (5, tensor))))) if constant else (5, tensor)
     return message((1, 8), (7, message(inside)))
 
@@ -132,11 +131,29 @@ def graph(*dims: int, constant: bool = False, external: bool = False) -> bytes:
     "content",
     [
         graph(1 << 40), graph(1 << 40, 1 << 40), graph(1 << 20, constant=True), graph((1 << 64) - 1),
-        graph(1000, external=True), message((7, message((5, message((1, varint(1 << 40))))))), b"\x3a\xff\x01", b"\x0b", b"\xff" * 12,
+        message((7, message((5, message((1, varint(1 << 40))))))), b"\x3a\xff\x01", b"\x0b", b"\xff" * 12,
     ],
 )  # fmt: skip
 def test_oversized_tensors_of_graphs_are_refused(copy: Path, content: bytes):
     with pytest.raises(BundleError, match="E393"):
+        runtime.load(replaced(copy, "encoder.int8.onnx", content))
+
+
+LOCATION = (13, message((1, b"location"), (2, b"/etc/passwd")))
+
+
+@pytest.mark.parametrize("fields", [[(14, 1), LOCATION], [LOCATION], [(14, 1)], [(9, bytes(4)), (14, 1), LOCATION]])
+@pytest.mark.parametrize("place", ["initializer", "constant", "sparse", "function"])
+def test_tensors_with_data_in_other_files_are_refused(copy: Path, fields: list, place: str):
+    tensor = message((1, 1), (2, 1), (8, b"w"), *fields)
+    node = message((5, message((1, b"value"), (5, tensor))))
+    content = {
+        "initializer": message((8, 0), (7, message((5, tensor)))),
+        "constant": message((7, message((1, node)))),
+        "sparse": message((7, message((15, message((1, tensor)))))),
+        "function": message((25, message((7, node)))),
+    }[place]
+    with pytest.raises(BundleError, match=r"E396.*encoder\.int8\.onnx"):
         runtime.load(replaced(copy, "encoder.int8.onnx", content))
 
 

@@ -108,8 +108,11 @@ class Guard:
             raise RefusedError("E524", f"more than {self._service.limits.rate} requests.", remedy="Send fewer.")
         if self._token is not None:
             scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
+            # Starlette reads a header as Latin-1. Browsers write it so, most other clients in UTF-8.
+            forms = (given.encode("latin-1").strip(), given.encode().strip())
             # Compared in a time that does not tell how much of it was right.
-            if not hmac.compare_digest(given.strip().encode(), self._token) or scheme.lower() != "bearer":
+            right = any([hmac.compare_digest(form, self._token) for form in forms])
+            if not right or scheme.lower() != "bearer":
                 raise RefusedError("E527", "the token is missing or wrong.", remedy="Send Authorization: Bearer TOKEN.")
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:

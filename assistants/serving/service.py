@@ -11,6 +11,7 @@ import structlog
 
 from assistants import runtime
 from assistants.answers import Answer, answer_each, own_threshold
+from assistants.bundle import made_by_anyone
 from assistants.onnx_backend import BundleParser
 from assistants.serving.batching import Batcher, Job
 from assistants.serving.limits import Limits, RefusedError, check_texts
@@ -48,7 +49,8 @@ class ServedBundle:
     def load(self) -> BundleParser:
         """The parser as it is on disk now, ready to answer."""
         parser = runtime.load(self.path, self._precision)
-        parser.warm_up()
+        with made_by_anyone(self.path):
+            parser.warm_up()
         return parser
 
     @property

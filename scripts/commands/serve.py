@@ -59,7 +59,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         ("--max-texts", int, 256, "utterances of a request; more is 422"),
         ("--rate", str, "1000/second", "requests of a client address, or none; more is 429"),
         ("--timeout", float, 30.0, "seconds for a request; longer is 504"),
-        ("--max-waiting", int, 512, "utterances in a bundle's queue; more is 503"),
+        ("--max-waiting", int, 512, "utterances in a bundle's queue, at least --max-texts; more is 503"),
         ("--max-connections", int, 1024, "open at a time; more is 503"),
         ("--max-batch", int, 32, "utterances parsed together; 1 switches batching off"),
     ):
@@ -77,6 +77,7 @@ def run(options: Any) -> None:
     common.at_least(0, threads=options.threads, port=options.port)
     whole = {name: value for name, value in vars(options).items() if name.startswith("max_")}
     common.at_least(1, ranking=options.ranking, **whole)
+    common.at_least(options.max_texts, max_waiting=options.max_waiting)  # or the largest requests would never be taken
     if not 0 < options.timeout < float("inf"):
         raise UsageError("E538", f"--timeout {options.timeout} is no time.", remedy="Give seconds above 0.")
     if options.threshold is not None and not 0 <= options.threshold <= 1:
@@ -132,7 +133,7 @@ def _serve(options: Any) -> None:
         options.threads or os.cpu_count() or 1,
         options.threshold,
     )
-    token = os.environ.get(TOKEN) or None
+    token = os.environ.get(TOKEN, "").strip() or None  # the file of a secret often ends with a line end
     host, port = options.host or "127.0.0.1", 5005 if options.port is None else options.port
     with_http = options.wyoming is None or options.host is not None or options.port is not None
     if with_http and token is None and host not in ("127.0.0.1", "localhost", "::1"):
