@@ -7,11 +7,22 @@ on the rows beside it.
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import onnx
-from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 
 from assistants.quantization import errors_alone
+
+_handlers, _level = [*logging.root.handlers], logging.root.level
+# This module has everything logged when it is imported, the exporter's steps among it, unless it is undone.
+from onnxruntime.quantization.matmul_nbits_quantizer import (  # noqa: E402
+    DefaultWeightOnlyQuantConfig,
+    MatMulNBitsQuantizer,
+)
+
+logging.root.handlers[:] = _handlers
+logging.root.setLevel(_level)
 
 #: Weights of a block that onnxruntime knows; larger blocks need less room and lose more.
 BLOCK_SIZES = (16, 32, 64, 128, 256)

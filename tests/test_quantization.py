@@ -1,7 +1,10 @@
 """int8 graphs give a row the same numbers whatever rows are beside it, and lose little by being int8."""
 
 import json
+import logging
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +167,12 @@ def test_four_bits_are_small_and_lose_little():
             np.testing.assert_allclose(_session(small).run(None, {"x": x[row : row + 1]})[0][0], found[row], atol=1e-4)
     assert sizes == sorted(sizes, reverse=True) and sizes[1] < 0.2, "32 weights of 4 bits and a scale are 5.1 bits each"
     assert losses[0] < losses[-1] < 0.2 and losses[1] < 0.12
+
+
+def test_an_export_does_not_have_everything_logged():
+    code = "import logging, assistants.four_bits; print(logging.root.handlers, logging.root.level)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["[]", str(logging.WARNING)]
 
 
 def test_bundles_in_four_bits_answer_alone_as_in_a_batch(
