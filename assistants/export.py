@@ -12,7 +12,7 @@ from typing import Any
 
 from assistants import banks
 from assistants.bundle import FORMAT, PRECISIONS, write_in_parts
-from assistants.four_bits import BLOCK_SIZES, in_four_bits
+from assistants.four_bits import BLOCK_SIZE, BLOCK_SIZES, in_four_bits
 from assistants.graphs import Graph, difference, graphs, onnx_bytes
 from assistants.layerskip_graphs import exit_of, layerskip_graphs, manifest_entry
 from assistants.quantization import quantize_graph
@@ -40,7 +40,7 @@ def export(
     decoding: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     largest_file: int | None = None,
-    block_size: int = 32,
+    block_size: int = BLOCK_SIZE,
 ) -> Path:
     """Writes a bundle, whole or not at all.
 

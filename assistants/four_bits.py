@@ -26,6 +26,8 @@ logging.root.setLevel(_level)
 
 #: Weights of a block that onnxruntime knows; larger blocks need less room and lose more.
 BLOCK_SIZES = (16, 32, 64, 128, 256)
+#: Of these, the one that is taken unless another is asked for.
+BLOCK_SIZE = 32
 #: onnxruntime's name for the product of blocks in int8.
 INT8_PRODUCTS = 4
 

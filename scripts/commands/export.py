@@ -40,6 +40,7 @@ def add_arguments(commands: Any) -> None:
 def run(options: Any) -> None:
     """Writes the bundle and prints its size."""
     from assistants.export import bundle_size, export
+    from assistants.four_bits import BLOCK_SIZE
 
     common.at_least(1, largest_file=options.largest_file)
     if options.block_size is not None and "int4" not in options.precision:
@@ -57,7 +58,7 @@ def run(options: Any) -> None:
         decoding,
         options.overwrite,
         largest,
-        32 if options.block_size is None else options.block_size,
+        BLOCK_SIZE if options.block_size is None else options.block_size,
     )
     print(f"{out} ({bundle_size(out) / 1e6:.1f} MB)")
 
