@@ -6,6 +6,7 @@ the checks of what a stranger may have written.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import zipfile
@@ -15,7 +16,15 @@ from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
-from assistants.untrusted import MAX_BYTES, MAX_MANIFEST, check_archive, check_names, check_size, check_tensors
+from assistants.untrusted import (
+    MAX_BYTES,
+    MAX_MANIFEST,
+    check_archive,
+    check_names,
+    check_size,
+    check_tensors,
+    unpacked,
+)
 from frames.errors import BundleError, FramefillError, UsageError
 from frames.files import UNREADABLE_ZIP, write_bytes, write_json
 from frames.folders import MANIFEST, atomic_folder, write_manifest
@@ -25,6 +34,8 @@ from frames.locks import locked
 FORMAT = 1
 #: Suffix of a graph's file name for each precision, in the order in which they are preferred.
 PRECISIONS = {"int8": ".int8.onnx", "int4": ".int4.onnx", "fp32": ".onnx"}
+#: Suffix of a file that is kept compressed; whoever reads it names it without.
+PACKED = ".gz"
 #: Keys of a manifest that tell of a bundle and change none of its frames.
 FIGURES = ("metrics", "confidence")
 
@@ -79,16 +90,16 @@ class Bundle:
         check_names(self._sums, str(path))
 
     def has(self, name: str) -> bool:
-        """Whether the manifest lists the file, whole or in parts."""
-        return bool(self._files(name))
+        """Whether the manifest lists the file, whole or in parts, compressed or not."""
+        return bool(self._files(name)[0])
 
     def read(self, name: str) -> bytes:
-        """A file's content, its checksum verified; of a file that was written in parts, these together.
+        """A file's content, its checksum verified, its parts put together, unpacked if it is compressed.
 
         Raises:
             BundleError: the file is missing, is not what the manifest says, or has tensors without their data.
         """
-        files = self._files(name)
+        files, packed = self._files(name)
         if not files:
             raise BundleError(
                 "E324",
@@ -97,14 +108,18 @@ class Bundle:
                 remedy=f"It holds {', '.join(sorted(self._sums))}.",
             )
         content = self._verified(files[0]) if len(files) == 1 else b"".join(map(self._verified, files))
+        if packed:
+            content = unpacked(content, str(self.path / files[0]))
         check_tensors(name, content, str(self.path))
         return content
 
-    def _files(self, name: str) -> list[str]:
-        """The file, or its parts in their order; empty if the manifest lists neither."""
-        if name in self._sums:
-            return [name]
-        return list(takewhile(self._sums.__contains__, (part_name(name, number) for number in count(1))))
+    def _files(self, name: str) -> tuple[list[str], bool]:
+        """The file, or its parts in their order, and whether they are compressed; nothing if the manifest lists neither."""
+        for stored in (name, name + PACKED):
+            parts = takewhile(self._sums.__contains__, (part_name(stored, number) for number in count(1)))
+            if files := [stored] if stored in self._sums else list(parts):
+                return files, stored != name
+        return [], False
 
     def _verified(self, name: str) -> bytes:
         content = self._raw(name)
@@ -143,6 +158,11 @@ class Bundle:
 def part_name(name: str, number: int) -> str:
     """Name of a part of a file, numbered from 1."""
     return f"{name}.part{number}"
+
+
+def write_packed(path: Path, content: bytes, largest: int | None) -> None:
+    """As :func:`write_in_parts`, compressed."""
+    write_in_parts(path.with_name(path.name + PACKED), gzip.compress(content, mtime=0), largest)
 
 
 def write_in_parts(path: Path, content: bytes, largest: int | None) -> None:

@@ -50,5 +50,7 @@ def in_four_bits(content: bytes, block_size: int) -> bytes:
         errors_alone("onnxruntime.quantization.matmul_nbits_quantizer"),
         np.errstate(divide="ignore", invalid="ignore"),
     ):
+        # A linear map of a matrix is exported as Gemm, which the quantizer passes over.
+        quantizer.model.replace_gemm_with_matmul()
         quantizer.process()
     return quantizer.model.model.SerializeToString()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath, PureWindowsPath
 
@@ -79,6 +80,27 @@ def check_size(size: int, limit: int, where: str) -> None:
         raise BundleError(
             "E392", f"a file of {size} bytes; {limit} are read at most.", where=where, remedy="Export the bundle again."
         )
+
+
+def unpacked(content: bytes, where: str) -> bytes:
+    """What a gzip file holds.
+
+    Raises:
+        BundleError: it is none, is cut short, or would unpack to far more than it is.
+    """
+    reader = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    limit = min(MAX_BYTES, max(_HARMLESS, MAX_RATIO * len(content)))
+    try:
+        whole = reader.decompress(content, limit)
+    except zlib.error as error:
+        reason = str(error)
+    else:
+        if reader.eof:
+            return whole
+        reason = f"more than {limit} bytes" if len(whole) == limit else "cut short"
+    raise BundleError(
+        "E397", f"a gzip file that cannot be unpacked ({reason}).", where=where, remedy="Export the bundle again."
+    )
 
 
 def check_tensors(name: str, content: bytes, where: str) -> None:

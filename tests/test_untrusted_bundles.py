@@ -1,5 +1,6 @@
 """Bundles that a stranger made: refused by an error code of their own, before they cost anything."""
 
+import gzip
 import hashlib
 import json
 import shutil
@@ -88,6 +89,21 @@ def test_files_that_share_the_bytes_of_a_zip_are_refused(tmp_path: Path):
         archive.filelist *= 60
         with pytest.raises(BundleError, match="E391"):
             untrusted.check_archive(archive, path.stat().st_size, "x.zip")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (gzip.compress(bytes(64 << 20)), "more than"),
+        (gzip.compress(b"graph")[:-4], "cut short"),
+        (b"no gzip file", "header"),
+    ],
+)
+def test_a_packed_graph_that_is_none_is_refused(copy: Path, content: bytes, reason: str):
+    (copy / "encoder.int8.onnx").unlink()
+    edited(copy, lambda manifest: manifest["files"].pop("encoder.int8.onnx"))
+    with pytest.raises(BundleError, match=rf"encoder\.int8\.onnx\.gz.*E397.*{reason}|E397.*encoder\.int8\.onnx\.gz.*{reason}"):
+        runtime.load(replaced(copy, "encoder.int8.onnx.gz", content))
 
 
 def test_a_good_zip_is_read(copy: Path, tmp_path: Path):
