@@ -17,6 +17,6 @@ setup(
         "assistants.models": ["README.md", "*/*"],
         "assistants.serving": ["static/*"],
     },
-    # Pretrained weights for training; together with them the wheel would be too large for an index.
-    exclude_package_data={"assistants.models": ["weights/*"]},
+    # Together with weights for training and the bundle of a base-size encoder the wheel would be too large for an index.
+    exclude_package_data={"assistants.models": ["weights/*", "raf-mpnet-topv2/*"]},
 )

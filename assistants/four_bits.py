@@ -1,8 +1,9 @@
 """Graphs whose weights are in 4 bits, for where a bundle's size counts most.
 
 Each block of weights of a column has a scale and a zero point. onnxruntime reads such blocks as they are
-(``MatMulNBits``, ``GatherBlockQuantized``), and rounds a row of activations to int8 in blocks as well, so that a row does not depend
-on the rows beside it.
+(``MatMulNBits``, ``GatherBlockQuantized``), and rounds a row of activations to int8 in blocks as well, so that no row has its scale
+from the rows beside it. Sums of fp32 still differ in their last bit: with blocks of 64 and more, rows are taken in pairs, and
+an odd one is summed in another order.
 """
 
 from __future__ import annotations

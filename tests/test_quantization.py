@@ -198,25 +198,30 @@ def test_bundles_in_four_bits_answer_alone_as_in_a_batch(
     bundle: Path, raf_bundle: Path, checkpoint: Path, raf_checkpoint: Path, corpus: Path, tmp_path: Path
 ):
     utterances = [row.utterance for row in read_split(corpus, "eval")[:60]]
-    for name, trained, exact, largest in (("nar", checkpoint, bundle, None), ("raf", raf_checkpoint, raf_bundle, 20_000)):
+    for name, trained, exact, largest in (
+        ("nar", checkpoint, bundle, None),
+        ("raf", raf_checkpoint, raf_bundle, 20_000),
+    ):
         small = export(trained, tmp_path / name, ["int4"], largest_file=largest)
         stored = {path.name.removeprefix("decoder.") for path in small.glob("decoder.*")}
         assert stored >= ({"int4.onnx.gz"} if largest is None else {"int4.onnx.gz.part1", "int4.onnx.gz.part2"})
         parser = runtime.load(small)
         assert parser.precision == "int4"
-        _check(parser)
+        # fp32 operators sum in an order that depends on the batch; a last bit so lost can have an activation rounded to
+        # another of 255 values. A row whose scale came from its neighbours would be further off.
+        _check(parser, score=0.1, alike=len(UTTERANCES) - 1)
         wanted, found = runtime.load(exact, "fp32").parse(utterances), parser.parse(utterances)
         # So small a model is hurt by 4 bits, but answers are still its own: chance would have next to none alike.
         assert sum(a[0].frame == b[0].frame for a, b in zip(wanted, found, strict=True)) > 0.5 * len(utterances)
 
 
-def _check(parser: runtime.BundleParser) -> None:
-    together = parser.parse(UTTERANCES)
-    for utterance, (best, *_) in zip(UTTERANCES, together, strict=True):
-        ((alone, *_),) = parser.parse([utterance])
-        assert alone.frame == best.frame
-        # fp32 operators at the very end of a graph round by where in memory a row lies.
-        assert alone.score == pytest.approx(best.score, abs=1e-5)
+def _check(parser: runtime.BundleParser, score: float = 1e-5, alike: int = len(UTTERANCES)) -> None:
+    """At least ``alike`` utterances have the same frame alone and together, and all of them the same ``score``, within it."""
+    together = [best for best, *_ in parser.parse(UTTERANCES)]
+    alone = [parser.parse([utterance])[0][0] for utterance in UTTERANCES]
+    assert sum(one.frame == other.frame for one, other in zip(alone, together, strict=True)) >= alike
+    # fp32 operators at the very end of a graph round by where in memory a row lies.
+    assert [one.score for one in alone] == pytest.approx([other.score for other in together], abs=score)
 
 
 def test_earlier_bundle_loads_and_is_converted(

@@ -102,7 +102,9 @@ def test_files_that_share_the_bytes_of_a_zip_are_refused(tmp_path: Path):
 def test_a_packed_graph_that_is_none_is_refused(copy: Path, content: bytes, reason: str):
     (copy / "encoder.int8.onnx").unlink()
     edited(copy, lambda manifest: manifest["files"].pop("encoder.int8.onnx"))
-    with pytest.raises(BundleError, match=rf"encoder\.int8\.onnx\.gz.*E397.*{reason}|E397.*encoder\.int8\.onnx\.gz.*{reason}"):
+    with pytest.raises(
+        BundleError, match=rf"encoder\.int8\.onnx\.gz.*E397.*{reason}|E397.*encoder\.int8\.onnx\.gz.*{reason}"
+    ):
         runtime.load(replaced(copy, "encoder.int8.onnx.gz", content))
 
 

@@ -203,7 +203,8 @@ def test_the_installed_suite_finds_its_bundles_from_any_folder(repository: Path,
     ]
     subprocess.run(words, cwd=repository, check=True, capture_output=True)
     installed = {path.parent.name for path in (site / "assistants" / "models").glob("*/manifest.json")}
-    assert installed == {path.parent.name for path in (repository / "models").glob("*/manifest.json")}
+    included = {path.parent.name for path in (repository / "models").glob("*/manifest.json")}
+    assert installed == included - {"raf-mpnet-topv2"}, "the large one is for whoever has a clone"
     assert not list(site.rglob("weights"))
     command = [sys.executable, "-m", "scripts.cli", "parse", "wake me at 6", "--json"]
     done = subprocess.run(command, cwd=tmp_path, env=environment(site), capture_output=True, text=True)
