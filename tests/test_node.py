@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -61,7 +62,27 @@ def test_the_example_gives_the_runtimes_frames(example: Path, corpus: Path, repo
         }
 
 
+def test_the_example_reads_options_that_bundles_have(repository: Path):
+    """Runs without node too: an option that is gone would be undefined there, and every score no number."""
+    source = (repository / "examples" / "node" / "parser.mjs").read_text()
+    manifest = json.loads((repository / "models" / "conv-nar-topv2" / "manifest.json").read_text())
+    read = set(re.findall(r"config\.(\w+)", source))
+    assert read and read <= manifest["decoding"].keys()
+
+
 def test_other_bundles_are_refused(example: Path, repository: Path):
     command = ["node", "parse.mjs", str(repository / "models" / "raf-topv2")]
     done = subprocess.run(command, cwd=example, input="", capture_output=True, text=True, timeout=120)
     assert done.returncode != 0 and "needs the Python runtime" in done.stderr
+
+
+def test_a_bundle_of_other_graphs_is_refused(example: Path, repository: Path, tmp_path: Path):
+    packed = Path(shutil.copytree(repository / "models" / "conv-nar-topv2", tmp_path / "packed"))
+    manifest = json.loads((packed / "manifest.json").read_text())
+    manifest["files"] = {
+        name.replace(".int8.onnx", ".int4.onnx.gz"): digest for name, digest in manifest["files"].items()
+    }
+    (packed / "manifest.json").write_text(json.dumps(manifest))
+    command = ["node", "parse.mjs", str(packed)]
+    done = subprocess.run(command, cwd=example, input="", capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0 and "--precision int8" in done.stderr

@@ -19,7 +19,10 @@ export async function load(folder) {
   if (manifest.form !== "span" || rescored || manifest.scenarios) {
     throw new Error(`a bundle of kind ${manifest.parser} needs the Python runtime; conv NAR in the span form is read here`);
   }
-  const suffix = "encoder.int8.onnx" in manifest.files ? ".int8.onnx" : ".onnx";
+  const suffix = [".int8.onnx", ".onnx"].find((ending) => `encoder${ending}` in manifest.files);
+  if (!suffix) {
+    throw new Error("a bundle with whole graphs in int8 or fp32 is read here: export with --precision int8");
+  }
   const options = { intraOpNumThreads: 1, interOpNumThreads: 1, logSeverityLevel: 3, enableCpuMemArena: false };
   const open = (name) => ort.InferenceSession.create(join(folder, name + suffix), options);
   const [encoder, decoder] = await Promise.all([open("encoder"), open("decoder")]);
@@ -67,7 +70,7 @@ export class Parser {
   /** The likeliest lengths, best first; length 0 spells nothing. */
   beam(priors) {
     return [...priors]
-      .map((prior, length) => ({ length, prior: Math.fround(prior * this.config.length_weight) }))
+      .map((prior, length) => ({ length, prior }))
       .slice(1)
       .sort((a, b) => b.prior - a.prior || a.length - b.length)
       .slice(0, this.config.length_beam);
