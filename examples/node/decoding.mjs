@@ -1,5 +1,5 @@
 // The best well-formed frame under the scores of each position: parsers/constrained.py, for the span form.
-// A* from left to right over all candidate lengths at once; see there for why the first frame found is the best.
+// A* from left to right over all candidate lengths at once; see there for why frames are found best first.
 
 const [IN_INTENT, IN_SLOT, IN_LEAF, AFTER_CONTENT] = [0, 1, 2, 3]; // what may come next
 const MAX_STEPS = 2000; // of exact search; as many again search the furthest positions first
@@ -82,15 +82,15 @@ export class LengthCandidate {
 }
 
 /**
- * The best well-formed sequence over all candidate lengths.
+ * Well-formed sequences over all candidate lengths, best first, at least one.
  * @param {Grammar} grammar
  * @param {LengthCandidate[]} candidates
  * @param {{firsts: number[], lasts: number[]}} edges
- * @returns {{ids: number[], score: number}}
+ * @returns {Generator<{ids: number[], score: number}>}
  */
-export function decode(grammar, candidates, edges) {
+export function* decode(grammar, candidates, edges) {
   const pieces = edges.lasts.at(-1) + 1;
-  let [queue, tie, diving] = [new Heap(), 0, false];
+  let [queue, tie, diving, found] = [new Heap(), 0, false, false];
   const push = (entry) => {
     if (entry.rank >= entry.options.length) return;
     const { bound } = candidates[entry.candidate];
@@ -104,6 +104,7 @@ export function decode(grammar, candidates, edges) {
   });
   for (let steps = 1; queue.size && steps <= 2 * MAX_STEPS; steps++) {
     if (steps > MAX_STEPS && !diving) {
+      if (found) return;
       diving = true;
       queue = new Heap(queue.entries.map((entry) => ({ ...entry, urgency: -entry.position })));
     }
@@ -115,12 +116,18 @@ export function decode(grammar, candidates, edges) {
     const left = lengths.scores.length - entry.position - 1;
     if (!grammar.completable(state, left, pieces)) continue;
     const [path, score, position] = [[...entry.path, token], entry.score - cost, entry.position + 1];
-    if (left === 0) return { ids: path, score };
+    if (left === 0) {
+      [found, steps] = [true, 0];
+      yield { ids: path, score };
+      if (diving) return;
+      continue;
+    }
     const options = lengths.ranked(position, grammar.options(state, edges));
     push({ candidate: entry.candidate, position, state, path, score, options, rank: 0 });
   }
+  if (found) return;
   const [{ cost, token }] = candidates[0].ranked(0, grammar.roots);
-  return { ids: [token, grammar.close], score: candidates[0].prior - cost };
+  yield { ids: [token, grammar.close], score: candidates[0].prior - cost };
 }
 
 /** A binary heap in the order of urgency, cost and tie, the smallest first. */

@@ -15,8 +15,7 @@ const MASKED = -1n; // a target position whose token the decoder does not see
 export async function load(folder) {
   const json = async (name) => JSON.parse(await readFile(join(folder, name), "utf8"));
   const manifest = await json("manifest.json");
-  const { num_rescored: rescored = manifest.decoding.rescored } = manifest.decoding; // older bundles have the other name
-  if (manifest.form !== "span" || rescored || manifest.scenarios) {
+  if (manifest.parser !== "conv_nar" || manifest.form !== "span") {
     throw new Error(`a bundle of kind ${manifest.parser} needs the Python runtime; conv NAR in the span form is read here`);
   }
   const suffix = [".int8.onnx", ".onnx"].find((ending) => `encoder${ending}` in manifest.files);
@@ -25,14 +24,17 @@ export async function load(folder) {
   }
   const options = { intraOpNumThreads: 1, interOpNumThreads: 1, logSeverityLevel: 3, enableCpuMemArena: false };
   const open = (name) => ort.InferenceSession.create(join(folder, name + suffix), options);
-  const [encoder, decoder] = await Promise.all([open("encoder"), open("decoder")]);
+  const names = ["encoder", "decoder", ...(manifest.decoding.num_rescored ? ["rescorer"] : [])];
+  const graphs = Object.fromEntries(await Promise.all(names.map(async (name) => [name, await open(name)])));
   const tokenizer = new Tokenizer(await json("tokenizer.json"));
-  return new Parser(manifest.decoding, tokenizer, new Grammar(await json("ontology.json")), encoder, decoder);
+  return new Parser(manifest.decoding, tokenizer, new Grammar(await json("ontology.json")), graphs);
 }
 
 export class Parser {
-  constructor(config, tokenizer, grammar, encoder, decoder) {
-    Object.assign(this, { config, tokenizer, grammar, encoder, decoder });
+  constructor(config, tokenizer, grammar, graphs) {
+    Object.assign(this, { config, tokenizer, grammar, graphs });
+    this.wanted = Math.max(1, config.num_rescored);
+    this.margin = config.num_rescored ? config.rescoring_margin : 0; // how far behind the best a frame may be
   }
 
   /**
@@ -52,16 +54,18 @@ export class Parser {
       pieces: int64(source.map(({ id }) => id), [1, source.length]),
       mask: new ort.Tensor("bool", new Uint8Array(source.length).fill(1), [1, source.length]),
     };
-    const { memory, lengths } = await run(this.encoder, given);
+    const { memory, lengths } = await run(this.graphs.encoder, given);
+    const encoded = { memory, ...given };
     const beam = this.beam(lengths.data);
-    let candidates = await this.score({ memory, ...given }, beam.slice(0, 1));
-    let best = decode(this.grammar, candidates, edges);
+    let candidates = await this.score(encoded, beam.slice(0, 1));
+    let found = this.search(candidates, edges);
     // No token has a log-probability above 0, so no frame of a length is likelier than the length.
-    const rivals = beam.slice(1).filter(({ prior }) => prior > best.score);
+    const rivals = beam.slice(1).filter(({ prior }) => prior > found[0].score - this.margin);
     if (rivals.length) {
-      candidates = [...candidates, ...(await this.score({ memory, ...given }, rivals))];
-      best = decode(this.grammar, candidates, edges);
+      candidates = [...candidates, ...(await this.score(encoded, rivals))];
+      found = this.search(candidates, edges);
     }
+    const best = found.length > 1 ? await this.rescored(encoded, found) : found[0];
     const characters = [...text];
     const tree = this.tree(best.ids, source, characters);
     return { text, frame: bracketed(tree), tree, score: best.score };
@@ -76,21 +80,49 @@ export class Parser {
       .slice(0, this.config.length_beam);
   }
 
+  /** The best frames under the scores of some lengths, the best first. */
+  search(candidates, edges) {
+    const found = [];
+    for (const decoded of decode(this.grammar, candidates, edges)) {
+      if (found.length && decoded.score < found[0].score - this.margin) break;
+      found.push(decoded);
+      if (found.length === this.wanted) break;
+    }
+    return found;
+  }
+
+  /** The best frame by decoder and rescorer together. */
+  async rescored(encoded, found) {
+    const scores = await this.ofTargets("rescorer", encoded, found.map(({ ids }) => ids.map(BigInt)));
+    const weight = this.config.rescoring_weight;
+    return found
+      .map(({ ids, score }, row) => ({ ids, score: (1 - weight) * score + weight * scores.data[row] }))
+      .reduce((best, other) => (other.score > best.score ? other : best));
+  }
+
   /** Scores the positions of targets of some lengths. */
-  async score(given, lengths) {
-    const [rows, longest] = [lengths.length, Math.max(...lengths.map(({ length }) => length))];
-    const { scores } = await run(this.decoder, {
-      memory: repeated(given.memory, rows),
-      pieces: repeated(given.pieces, rows),
-      mask: repeated(given.mask, rows),
-      tokens: new ort.Tensor("int64", new BigInt64Array(rows * longest).fill(MASKED), [rows, longest]),
-      target_lengths: int64(lengths.map(({ length }) => length), [rows]),
-    });
-    const width = scores.dims[2];
+  async score(encoded, lengths) {
+    const scores = await this.ofTargets("decoder", encoded, lengths.map(({ length }) => new Array(length).fill(MASKED)));
+    const [, longest, width] = scores.dims;
     return lengths.map(({ length, prior }, row) => {
       const position = (t) => scores.data.subarray((row * longest + t) * width, (row * longest + t + 1) * width);
       return new LengthCandidate(prior, Array.from({ length }, (_, t) => position(t)));
     });
+  }
+
+  /** What a graph says of targets over the one utterance. */
+  async ofTargets(graph, encoded, targets) {
+    const [rows, longest] = [targets.length, Math.max(...targets.map(({ length }) => length))];
+    const tokens = new BigInt64Array(rows * longest);
+    targets.forEach((target, row) => tokens.set(target, row * longest));
+    const { scores } = await run(this.graphs[graph], {
+      memory: repeated(encoded.memory, rows),
+      pieces: repeated(encoded.pieces, rows),
+      mask: repeated(encoded.mask, rows),
+      tokens: new ort.Tensor("int64", tokens, [rows, longest]),
+      target_lengths: int64(targets.map(({ length }) => length), [rows]),
+    });
+    return scores;
   }
 
   /** The tree that target ids spell. */
