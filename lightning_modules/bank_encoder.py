@@ -86,6 +86,8 @@ class BankEncoder:
     def leaf_states(self, encoded: EncodedBank, scenario_ids: np.ndarray) -> tuple[Tensor, Tensor]:
         """States ``[N, L, leaf_width]`` and mask ``[N, L]`` of the leaves of the scenarios ``[N]``."""
         rows, mask = (torch.from_numpy(array).to(self._device) for array in self.leaf_rows.row_indices(scenario_ids))
+        if not len(encoded.leaves):
+            return encoded.leaves.new_zeros(*rows.shape, self.model.leaf_width), mask
         return encoded.leaves[rows], mask
 
     def build_table(self, index_kind: IndexKind) -> ScenarioTable:

@@ -109,7 +109,9 @@ class RandomState(Callback):
         self._restored: dict[str, Tensor] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """States of the generators on the CPU and on the current CUDA device."""
+        """States of the generators on the CPU and on the current CUDA device; those that wait to be applied, if any do."""
+        if self._restored:
+            return dict(self._restored)
         state = {"rng": torch.get_rng_state()}
         return {**state, "cuda_rng": torch.cuda.get_rng_state()} if torch.cuda.is_available() else state
 

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from frames.errors import BundleError, FramefillError, UsageError
-from frames.linearization import POINTER_FORMS
 from lightning_modules.datamodule import Assets
 from lightning_modules.kinds import module_class
 from lightning_modules.parser_module import ParserModule
@@ -49,10 +48,11 @@ def load_module(
             ),
         )
         module.restore(metadata)
-        module.build(Assets.from_dict(metadata["assets"], str(path)))
+        assets = Assets.from_dict(metadata["assets"], str(path))
+        if assets.form not in kind.forms:
+            raise ValueError(f"form {assets.form!r}")
+        module.build(assets)
         module.net.load_state_dict(parameters_of(checkpoint))
-        if module.built.form not in POINTER_FORMS:
-            raise ValueError(f"form {module.built.form!r}")
     except FramefillError:
         raise
     except Exception as error:  # values that another version, or anybody, wrote fail in ways that no list foresees

@@ -61,6 +61,7 @@ class LayerSkipModule(ParserModule):
     """
 
     kind = "layerskip"
+    forms = ("copy",)
     config_class = LayerSkipConfig
     decoding_class = LayerSkipDecodingConfig
     optimization_class = LayerSkipOptimizationConfig
@@ -82,10 +83,8 @@ class LayerSkipModule(ParserModule):
         """See :meth:`ParserModule.build`.
 
         Raises:
-            UsageError: the data is not in the copy form, or the model has too few layers for its decoding.
+            UsageError: also, the model has too few layers for its decoding.
         """
-        if assets.form != "copy":
-            raise UsageError("E488", "LayerSkip writes frames in the copy form.", remedy="Set data.form to copy.")
         super().build(assets)
         # Before a training begins, not at its first validation.
         self.check_decoding(self.decoding)

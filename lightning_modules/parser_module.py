@@ -72,8 +72,9 @@ class ParserModule(pl.LightningModule):
         optimization: how the parameters are fitted.
     """
 
-    #: Name of the kind in checkpoints and manifests, and the classes of its configuration.
+    #: Name of the kind in checkpoints and manifests, the forms that it can write frames in, and the classes of its configuration.
     kind: ClassVar[str]
+    forms: ClassVar[tuple[str, ...]] = ("span", "index")
     config_class: ClassVar[type]
     decoding_class: ClassVar[type]
     optimization_class: ClassVar[type]
@@ -146,21 +147,27 @@ class ParserModule(pl.LightningModule):
         """Scalars to log; ``loss`` is the one to minimise."""
 
     def configure_model(self) -> None:
-        """Builds the model once the data module knows the vocabulary and the ontology."""
-        if self.model is None:
-            datamodule = self._datamodule()
-            assert datamodule.assets is not None and datamodule.train_corpus is not None
-            longest = int(datamodule.train_corpus.target_lengths.max())
-            if longest > self.config.max_length:
-                raise UsageError(
-                    "E428",
-                    f"the longest training frame has {longest} tokens, the model is for {self.config.max_length}.",
-                    remedy=f"Set model.max_length to {longest}.",
-                )
+        """Builds the model once the data module knows the vocabulary and the ontology, unless that was done before.
+
+        Raises:
+            UsageError: a row is too long for the model.
+        """
+        datamodule = self._datamodule()
+        assert datamodule.assets is not None and datamodule.train_corpus is not None
+        longest = int(datamodule.train_corpus.target_lengths.max())
+        if longest > self.config.max_length:
+            raise UsageError(
+                "E428",
+                f"the longest training frame has {longest} tokens, the model is for {self.config.max_length}.",
+                remedy=f"Set model.max_length to {longest}.",
+            )
+        new = self.model is None
+        if new:
             self.build(datamodule.assets)
-            datamodule.check_lengths(self.longest_utterance)
-            if datamodule.hparams["init_from"]:
-                self._init_from(datamodule.hparams["init_from"])
+        datamodule.check_lengths(self.longest_utterance)
+        if new and datamodule.hparams["init_from"]:
+            self._init_from(datamodule.hparams["init_from"])
+        if self.metric is None:
             self.metric = FrameExactMatch(datamodule.domains)
 
     @property
@@ -183,7 +190,18 @@ class ParserModule(pl.LightningModule):
             ) from error
 
     def build(self, assets: Assets) -> None:
-        """Builds the model for these pieces and labels."""
+        """Builds the model for these pieces and labels.
+
+        Raises:
+            UsageError: the data is in a form that this kind of parser does not write.
+        """
+        if assets.form not in self.forms:
+            forms = " or ".join(self.forms)
+            raise UsageError(
+                "E488",
+                f"a {self.kind} parser does not write frames in the {assets.form} form.",
+                remedy=f"Set data.form to {forms}.",
+            )
         self.assets = assets
         self.model = self.make_model(assets.tokenizer, TargetIds(assets.ontology).size)
 
@@ -238,7 +256,9 @@ class ParserModule(pl.LightningModule):
             decay = o.weight_decay if parameter.ndim > 1 else 0.0
             alike.setdefault((self.rate(name), decay), []).append(parameter)
         groups = [{"params": found, "lr": rate, "weight_decay": decay} for (rate, decay), found in alike.items()]
-        optimizer = torch.optim.AdamW(groups, fused=True)
+        # A fused optimizer undoes a gradient scaler's factor in its step, that is after gradients are clipped.
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None  # type: ignore[attr-defined]
+        optimizer = torch.optim.AdamW(groups, fused=not scaled)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: warmed_cosine(self._progress(step), o.lr_warmup)
         )
@@ -260,8 +280,10 @@ class ParserModule(pl.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Clips the norm; Lightning's own refuses fused optimizers, for the sake of gradient scalers not used here."""
-        if gradient_clip_val:
+        """Clips norm or values; Lightning's own refuses fused optimizers, for the sake of gradient scalers."""
+        if gradient_clip_val and gradient_clip_algorithm == "value":
+            torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
+        elif gradient_clip_val:
             torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -301,6 +323,6 @@ def warmed_cosine(progress: float, warmup: float) -> float:
         progress: share of the training that is done.
         warmup: share in which the rate rises.
     """
-    if progress < warmup:
-        return progress / warmup
+    if progress < warmup or warmup == 1:
+        return min(1.0, progress / warmup)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup))))

@@ -66,6 +66,7 @@ class RAFModule(PretrainedModule, NARModule):
     """
 
     kind = "raf"
+    forms = ("span",)
     config_class = RAFConfig
     decoding_class = RAFDecodingConfig
     optimization_class = RAFOptimizationConfig

@@ -9,7 +9,9 @@ import torch
 from frames.errors import UsageError
 from frames.files import write_bytes
 from lightning_modules.checkpoints import load_module
+from lightning_modules.parser_module import ParserModule
 from lightning_modules.saved import ENCODER, WEIGHTS, packed_weights
+from parsers.pretrained import load_transformer
 
 
 def pack(checkpoint: Path | str, out: Path | str) -> int:
@@ -27,16 +29,13 @@ def pack(checkpoint: Path | str, out: Path | str) -> int:
 
     Raises:
         BundleError: the checkpoint cannot be read.
-        UsageError: ``out`` has another suffix.
+        UsageError: ``out`` has another suffix, or the pretrained encoder is not here to be compared with.
         MachineError: the disk is full; an existing file is left as it was.
     """
     if Path(out).suffix != WEIGHTS:
         raise UsageError("E433", f"{out} does not end in {WEIGHTS}.", remedy=f"Name it so, e.g. parser{WEIGHTS}.")
     module, metadata = load_module(checkpoint)
-    frozen = {name for name, value in module.net.named_parameters() if not value.requires_grad}
-    # An encoder that is given by its architecture has no weights to be read from.
-    pretrained = isinstance(getattr(module.config, "encoder", None), str)
-    left_out = sorted(name for name in frozen if pretrained and name.startswith(ENCODER))
+    left_out = _as_pretrained(module)
     packed = {
         name: value.to(torch.float16).contiguous() if value.is_floating_point() else value.contiguous()
         for name, value in module.net.state_dict().items()
@@ -45,3 +44,23 @@ def pack(checkpoint: Path | str, out: Path | str) -> int:
     content = packed_weights(packed, metadata, left_out)
     write_bytes(out, content)
     return len(content)
+
+
+def _as_pretrained(module: ParserModule) -> list[str]:
+    """Frozen parameters that are as the pretrained encoder has them: an earlier training, or a mask, may have changed some."""
+    frozen = {
+        name: value
+        for name, value in module.net.named_parameters()
+        if name.startswith(ENCODER) and not value.requires_grad
+    }
+    encoder = getattr(module.config, "encoder", None)
+    # An encoder that is given by its architecture has no weights to be read from.
+    if not frozen or not isinstance(encoder, str):
+        return []
+    theirs = load_transformer(encoder).state_dict()
+
+    def same(name: str) -> bool:
+        # Averages of one and the same value are rounded.
+        return torch.allclose(frozen[name], theirs[name.removeprefix(ENCODER)].to(frozen[name].dtype), atol=1e-6)
+
+    return sorted(filter(same, frozen))

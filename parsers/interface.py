@@ -75,6 +75,12 @@ def parse_each(parser: Parser, utterances: Sequence[str], n_best: int = 1) -> li
     return [*parse_each(parser, utterances[:half], n_best), *parse_each(parser, utterances[half:], n_best)]
 
 
+def answer_first(answer: Hypothesis, found: Sequence[Hypothesis]) -> list[Hypothesis]:
+    """What is answered when one reading is asked for, before the others that a wider search found; it need not be among them."""
+    same = next((hypothesis for hypothesis in found if hypothesis.frame == answer.frame), answer)
+    return [same, *(hypothesis for hypothesis in found if hypothesis is not same)]
+
+
 def check_request(utterances: Iterable[str], n_best: int) -> list[str]:
     """The arguments of :meth:`Parser.parse`, checked before anything is computed.
 

@@ -21,7 +21,7 @@ from parsers.bounds import check_bounds
 from parsers.confidence import ProbabilityEstimator, Reading, pooled
 from parsers.constrained import Decoded, Grammar, LengthCandidate, decode, greedy
 from parsers.groups import SIZE, in_groups, pad
-from parsers.interface import Hypothesis, check_request
+from parsers.interface import Hypothesis, answer_first, check_request
 
 #: Input id of a target position whose token the decoder does not see.
 MASKED = -1
@@ -127,7 +127,7 @@ class NonAutoregressiveParser:
 
     def _ranked(self, first: Hypothesis, found: list[Hypothesis]) -> list[Hypothesis]:
         """Hypotheses found without margins, with the answer that is given when it is alone before all others."""
-        same, *others = sorted(found, key=lambda hypothesis: hypothesis.frame != first.frame)
+        same, *others = answer_first(first, found)
         if self.confidence is None or first.probability is None:
             return [same, *others]
         readings = [Reading(other.trace["tokens"], None, other.score, None) for other in others]

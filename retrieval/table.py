@@ -88,4 +88,6 @@ class ScenarioTable:
             States ``[N, L, W]`` (float32) and a mask ``[N, L]``, True at leaves; ``L`` is at least 1.
         """
         rows, mask = self.leaf_rows.row_indices(scenario_ids)
+        if not len(self.leaves):
+            return np.zeros((*rows.shape, self.leaves.shape[1]), np.float32), mask
         return self.leaves[rows].astype(np.float32, copy=False), mask

@@ -69,6 +69,10 @@ def test_recipe_exit_weights_are_together_one(curriculum):
         assert sum(exit_weights(RecipeConfig(curriculum=curriculum), 6, step / 7, step)) == pytest.approx(1)
 
 
+def test_recipe_of_a_single_layer_has_no_exits():
+    assert exit_weights(RecipeConfig(), 1, 0.5, 3) == [1.0]
+
+
 def test_recipe_exit_weights_are_those_of_the_paper():
     # e(l) = sum of 0..l for l < 3, e(3) = 3 + sum of 0..2, of four layers with e_scale 1.
     assert exit_weights(RecipeConfig(curriculum="all"), 4, 0.5, 0) == pytest.approx([0, 1 / 10, 3 / 10, 6 / 10])
@@ -160,6 +164,15 @@ def test_sampling_keeps_the_distribution_of_the_whole_model(guessed):
         counts[decoder._verified((options, np.log(wanted)), draft)[0]] += 1
     frequencies = np.array([counts[token] for token in options]) / 20_000
     assert np.abs(frequencies - wanted).max() < 6 * 0.0036
+
+
+def test_a_sampled_token_has_its_own_probability():
+    decoder = small_parser(LayerSkipDecodingConfig(exit_layer=1, verify=False, temperature=0.5)).decoder
+    cursor = FrameAutomaton(ONTOLOGY, Spelling(ONTOLOGY, 10)).start(TOKENIZER("wake me"))
+    options, logits = (*cursor.options[:2],), np.log([0.5, 0.25])
+    drawn = {draft.token: draft.log_prob for draft in (decoder._chosen((options, logits), cursor) for _ in range(60))}
+    # Half the temperature squares the odds.
+    assert drawn == pytest.approx({options[0]: np.log(0.8), options[1]: np.log(0.2)})
 
 
 def test_policy_prefers_the_exit_that_pays():

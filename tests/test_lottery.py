@@ -39,6 +39,7 @@ from lightning_modules.lottery.strategies import STRATEGIES
 from lightning_modules.lottery.structured import shrunk, structured_ticket
 from lightning_modules.lottery.study import Plan
 from lightning_modules.nar import NAROptimizationConfig
+from lightning_modules.saved import parameters_of
 from lightning_modules.span_pointer import SpanPointerModule
 from parsers.conv_nar.model import ConvNARConfig
 from parsers.nar import DecodingConfig
@@ -170,7 +171,29 @@ def test_masks_are_applied_replaced_and_removed():
     assert torch.equal(model[0].bias, before["0.bias"])
 
 
+def test_a_tied_weight_is_pruned_wherever_it_is_read():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Embedding(10, 4), torch.nn.Linear(4, 10, bias=False))
+    model[1].weight = model[0].weight
+    mask = random_mask(Mask({"0.weight": torch.arange(40).view(10, 4) % 2 == 0}), SEED)
+    apply_mask(model, mask)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    for _ in range(3):
+        model(torch.arange(10)).square().mean().backward()
+        optimizer.step()
+    found = mask_of(model)
+    assert found is not None and found.digest == mask.digest
+    loaded = parameters_of({"state_dict": {f"model.{name}": value for name, value in model.state_dict().items()}})
+    remove_mask(model)
+    assert model[1].weight is model[0].weight and len(list(model.parameters())) == 1
+    for weight in (model[1].weight, loaded["0.weight"], loaded["1.weight"]):
+        assert torch.equal(weight != 0, mask.kept["0.weight"])
+        assert torch.equal(weight, model[0].weight)
+
+
 def test_mask_files(tmp_path: Path):
+    with pytest.raises(UsageError, match="E575"):
+        MagnitudePruning(next_mask_file=str(tmp_path / "mask.json"))
     weights = weights_of(linear_pair())
     mask = pruned(weights, dense_mask(weights, 1), PruningConfig())
     path = tmp_path / "masks" / "a.safetensors"
@@ -251,6 +274,12 @@ def test_layers_that_are_all_too_small_are_told_before_training(conv: Experiment
     monkeypatch.setattr(ConvNARModule, "training_step", lambda *_: pytest.fail("a step is trained"))
     with pytest.raises(UsageError, match="E573"):
         find_ticket(experiment, "timer", SEED)
+
+
+def test_rows_that_are_too_long_for_the_model_are_told_before_training(conv: Experiment):
+    conv.module.config = replace(CONV, max_length=3)
+    with pytest.raises(UsageError, match="E428"):
+        conv.train("timer", SEED, None, Values(SEED))
 
 
 def test_averaging_must_not_come_before_the_mask(conv: Experiment):
@@ -469,6 +498,8 @@ def test_other_kinds_have_no_structured_tickets():
         shrunk(object(), 0.5)
     with pytest.raises(UsageError, match="E567"):
         shrunk(replace(SPAN, encoder="minilm"), 0.5)
+    with pytest.raises(UsageError, match="E574.*mpnet"):
+        shrunk(replace(SPAN, encoder={**SPAN.encoder, "model_type": "mpnet"}), 0.5)
 
 
 def test_structured_tickets_are_trained_exported_and_measured(

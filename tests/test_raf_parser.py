@@ -13,9 +13,11 @@ from frames.frame import Frame
 from frames.linearization import SpanForm, TargetIds
 from frames.tokenization import PieceTokenizer
 from lightning_modules.checkpoints import load_module
+from parsers.interface import Hypothesis, answer_first
 from parsers.raf.candidate import Candidate, CandidateScores, RAFDecodingConfig, composition, weigh
 from parsers.raf.parser import RAFParser, template
 from retrieval.scenario import Scenario
+from tests.raf import small_raf
 
 
 def test_template_is_the_scenario_of_the_frame():
@@ -148,3 +150,20 @@ def test_parse_without_composition_stays_in_the_bank(raf_checkpoint: Path, corpu
     for example, hypotheses in zip(examples, parsed, strict=True):
         # A few words may be too few for every retrieved scenario.
         assert Scenario.from_frame(hypotheses[0].frame) in parser.table.bank or len(example.utterance.split()) < 4
+
+
+def test_a_bank_without_leaves_is_learned_and_parsed(tmp_path: Path):
+    rows = [f"timer\t{text}\t[IN:{label} ]" for text, label in (("stop", "A"), ("go on", "B"))]
+    for split in ("train", "eval"):
+        (tmp_path / f"timer_{split}.tsv").write_text("\n".join(["domain\tutterance\tsemantic_parse", *rows, ""]))
+    module, _, batch = small_raf(tmp_path, tmp_path, {}, {})
+    assert module.losses(batch)["loss"].isfinite()
+    frames = [str(found[0].frame) for found in module.eval().parser().parse(["stop", "go"])]
+    assert set(frames) <= {"[IN:A ]", "[IN:B ]"}
+
+
+def test_the_answer_stands_first_even_where_a_wider_search_lost_it():
+    answer, other = Hypothesis(Frame.parse("[IN:A ]", "a"), -2.0), Hypothesis(Frame.parse("[IN:B ]", "a"), -1.0)
+    same = replace(answer, score=-3.0)
+    assert answer_first(answer, [other]) == [answer, other]
+    assert answer_first(answer, [other, same]) == [same, other]

@@ -3,6 +3,7 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,19 +12,24 @@ import yaml
 from transformers import get_cosine_schedule_with_warmup
 
 from data.training.batches import PAD_TARGET, BatchStream, EncodedCorpus
-from frames.errors import FramefillError
+from frames.errors import FramefillError, UsageError
+from frames.frame import Frame
 from lightning_modules import nar
+from lightning_modules.callbacks import RandomState
 from lightning_modules.conv_nar import ConvNARModule
-from lightning_modules.datamodule import TOPv2DataModule
+from lightning_modules.datamodule import Assets, TOPv2DataModule
+from lightning_modules.layerskip import LayerSkipModule
 from lightning_modules.losses import smoothed_nll, symmetric_divergence
 from lightning_modules.nar import NAROptimizationConfig
 from lightning_modules.parser_module import warmed_cosine
+from lightning_modules.raf import RAFModule
 from parsers.conv_nar.model import ConvNAR, ConvNARConfig
 from parsers.dropout import ByteDropout
 from parsers.encoders import LightweightConv
 from parsers.layout import Layout
 from parsers.nar import MASKED, DecodingConfig
 from parsers.pointer import PointerHead
+from retrieval.bank import ScenarioBank
 from tests.training import begin, fit, fit_by_command
 
 SMALL = ConvNARConfig(
@@ -97,6 +103,48 @@ def test_the_rate_follows_the_share_of_the_training():
         assert warmed_cosine(step / steps, warmup) == pytest.approx(theirs.get_last_lr()[0], abs=1e-9)
         theirs.optimizer.step()
         theirs.step()
+
+
+def test_a_rate_that_rises_to_the_end():
+    assert [warmed_cosine(progress, 1.0) for progress in (0.0, 0.5, 1.0)] == [0.0, 0.5, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "wanted"), [("value", [1.0, -0.5]), ("norm", [0.986394, -0.164399]), (None, [0.986394, -0.164399])]
+)
+def test_gradients_are_clipped_as_asked(algorithm: str | None, wanted: list[float]):
+    module = ConvNARModule()
+    module.weight = torch.nn.Parameter(torch.zeros(2))
+    module.weight.grad = torch.tensor([3.0, -0.5])
+    module.configure_gradient_clipping(None, 1.0, algorithm)
+    assert module.weight.grad.tolist() == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize("scaler", [None, object()], ids=["bf16", "fp16"])
+def test_scaled_gradients_are_unscaled_before_they_are_clipped(scaler: object):
+    """Lightning does that, unless the optimizer undoes the scale in its step, as fused ones do."""
+    module = ConvNARModule()
+    module.weight = torch.nn.Parameter(torch.zeros(2))
+    module._trainer = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=scaler))
+    optimizer = module.configure_optimizers()["optimizer"]
+    assert getattr(optimizer, "_step_supports_amp_scaling", False) == (scaler is None)
+
+
+def test_pending_random_states_are_saved_again():
+    """A second kill before the first step must not save the generator's state of the start-up."""
+    states = RandomState()
+    states.load_state_dict({"rng": torch.arange(5, dtype=torch.uint8)})
+    assert states.state_dict()["rng"].tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("module_class", "form"), [(ConvNARModule, "copy"), (RAFModule, "index"), (LayerSkipModule, "span")]
+)
+def test_forms_that_a_parser_does_not_write_are_refused(module_class: type, form: str):
+    module = object.__new__(module_class)
+    bank = ScenarioBank.from_frames([Frame.parse("[IN:A ]", "a")])
+    with pytest.raises(UsageError, match=f"E488.*{form}"):
+        module.build(Assets(None, None, form, bank))
 
 
 def test_processes_share_an_epoch_without_overlap():

@@ -77,3 +77,14 @@ def test_an_encoder_that_cannot_be_had_is_told(trained: Path, packed: Path):
             read_checkpoint(packed)
     finally:
         away.rename(encoder)
+
+
+def test_frozen_parameters_that_are_not_the_encoders_are_packed(trained: Path, tmp_path: Path):
+    """As after a training with embeddings that learned, or under a mask."""
+    checkpoint = torch.load(trained, weights_only=True)
+    name = "model.encoder.transformer.embeddings.word_embeddings.weight"
+    checkpoint["state_dict"][name] += 1.0
+    torch.save(checkpoint, tmp_path / "moved.ckpt")
+    pack(tmp_path / "moved.ckpt", tmp_path / "moved.safetensors")
+    mine, theirs = (read_checkpoint(tmp_path / f"moved.{kind}")["state_dict"] for kind in ("ckpt", "safetensors"))
+    assert torch.allclose(mine[name], theirs[name], atol=2e-3)

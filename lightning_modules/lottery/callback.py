@@ -21,6 +21,7 @@ from lightning_modules.lottery.masks import (
     weights_of,
 )
 from lightning_modules.lottery.stages import read_mask, write_mask
+from lightning_modules.saved import WEIGHTS
 
 
 class MagnitudePruning(Callback):
@@ -35,7 +36,12 @@ class MagnitudePruning(Callback):
         values: parameters to begin with; None for those that the model has.
         pruning: how the next mask is made.
         rewind_step: optimizer step whose values are kept, to begin later rounds there; None to keep none.
-        next_mask_file: where the next mask is written, for a training by ``framefill fit``; None for nowhere.
+        next_mask_file: where the next mask is written, for a training by ``framefill fit``, ending in ``.safetensors``; None
+            for nowhere.
+
+    Raises:
+        UsageError: ``next_mask_file`` has another suffix.
+        BundleError: the file of a mask is missing or damaged.
 
     Attributes:
         next_mask: after the training, the mask of the next round.
@@ -53,6 +59,10 @@ class MagnitudePruning(Callback):
         self.mask = read_mask(mask)[0] if isinstance(mask, str) else mask
         self.values, self.pruning, self.rewind_step = values, pruning, rewind_step
         self.next_mask_file = next_mask_file
+        if next_mask_file is not None and not next_mask_file.endswith(WEIGHTS):
+            raise UsageError(
+                "E575", f"{next_mask_file} does not end in {WEIGHTS}.", remedy=f"Name it so, e.g. mask{WEIGHTS}."
+            )
         self.next_mask: Mask | None = None
         self.early_values: dict[str, Tensor] | None = None
 
@@ -102,7 +112,7 @@ class MagnitudePruning(Callback):
         """
         if self.pruning is not None:
             model: Any = pl_module.model
-            weights = weights_of(model)
+            weights = {name: value.cpu() for name, value in weights_of(model).items()}
             mask = mask_of(model) or dense_mask(weights, self.pruning.smallest_layer)
             self.next_mask = pruned(weights, mask, self.pruning)
             if self.next_mask_file is not None:

@@ -199,9 +199,15 @@ def apply_mask(model: nn.Module, mask: Mask, where: str = "") -> None:
                 remedy="Use the config that the mask was made with.",
             )
     remove_mask(model)
-    for name, kept in mask.kept.items():
-        module, parameter = _owner(model, name)
-        parametrize.register_parametrization(module, parameter, Masked(kept.to(weights[name].device)))
+    names: dict[Tensor, list[str]] = {}
+    for name, value in model.named_parameters(remove_duplicate=False):
+        names.setdefault(value, []).append(name)
+    for tied in names.values():
+        # A tied weight is read by several modules, each of which would read what is pruned.
+        for name in tied if tied[0] in mask.kept else ():
+            module, parameter = _owner(model, name)
+            kept = mask.kept[tied[0]].to(weights[tied[0]].device)
+            parametrize.register_parametrization(module, parameter, Masked(kept))
 
 
 def remove_mask(model: nn.Module) -> None:
@@ -214,11 +220,13 @@ def remove_mask(model: nn.Module) -> None:
 
 def mask_of(model: nn.Module) -> Mask | None:
     """The mask that was applied to a model, None if there is none."""
-    found = {
+    masks = {
         plain_name(name.removesuffix(".0")): module.kept.detach().cpu()
         for name, module in model.named_modules()
         if isinstance(module, Masked)
     }
+    # Of tied weights one name is enough, which is the one that parameters go by.
+    found = {name: masks[name] for name in map(plain_name, dict(model.named_parameters())) if name in masks}
     return Mask(found) if found else None
 
 

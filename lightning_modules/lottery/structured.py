@@ -24,6 +24,9 @@ from parsers.pointer_network import PointerDecoder
 from parsers.pretrained import PretrainedEncoder
 from parsers.span_pointer.model import SpanPointerConfig
 
+#: Types of encoders whose parameters are named and laid out as BERT's.
+LIKE_BERT = ("bert", "roberta", "xlm-roberta")
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -76,6 +79,12 @@ def shrunk(config: NARConfig, kept: float) -> NARConfig:
             "E567",
             f"the architecture of the encoder {config.encoder!r} is not known yet, so it cannot be shrunk.",
             remedy="Build the dense model first, or give model.encoder an architecture.",
+        )
+    if (laid_out := config.encoder.get("model_type")) not in LIKE_BERT:
+        raise UsageError(
+            "E574",
+            f"the parameters of a {laid_out!r} encoder are not laid out as BERT's, so it cannot be shrunk.",
+            remedy=f"Take an encoder of {', '.join(LIKE_BERT)}; unstructured masks fit every kind.",
         )
     names = ("hidden_size", "num_attention_heads", "intermediate_size")
     encoder = {name: _share(name, config.encoder[name], kept) for name in names}

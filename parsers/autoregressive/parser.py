@@ -15,7 +15,7 @@ from parsers.autoregressive.model import Autoregressive
 from parsers.bounds import check_bounds
 from parsers.constrained import Grammar, State
 from parsers.groups import in_groups, pad
-from parsers.interface import Hypothesis, check_request
+from parsers.interface import Hypothesis, answer_first, check_request
 from parsers.torch_backend import evaluation_mode
 
 
@@ -74,7 +74,11 @@ class AutoregressiveParser:
         """See :class:`parsers.interface.Parser`."""
         sources = self.tokenizer.batch(check_request(utterances, n_best))
         with evaluation_mode(self.model):
-            return in_groups(sources, lambda group: self._parse(group, n_best))
+            best = in_groups(sources, lambda group: self._parse(group, 1))
+            if n_best == 1:
+                return best
+            several = in_groups(sources, lambda group: self._parse(group, n_best))
+        return [answer_first(first, found)[:n_best] for (first,), found in zip(best, several, strict=True)]
 
     def _parse(self, sources: list[Source], n_best: int) -> list[list[Hypothesis]]:
         device = next(self.model.parameters()).device

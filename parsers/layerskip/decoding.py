@@ -125,8 +125,9 @@ class Draft:
         token: id.
         origin: see :class:`Written`.
         cursor: after the token.
-        probabilities: the distribution that it was drawn from; None for a guess.
+        probabilities: the distribution that it was drawn from; None for one that was not drawn.
         sure: probability of the likeliest token among those that may follow, under the early layers.
+        log_prob: of the token itself, among those that may follow; 0 for a guess.
     """
 
     token: int
@@ -134,6 +135,7 @@ class Draft:
     cursor: Cursor
     probabilities: np.ndarray | None = None
     sure: float = 1.0
+    log_prob: float = 0.0
 
 
 @dataclass
@@ -356,7 +358,7 @@ class Decoder:
     def _accept_all(self, row: _Row) -> None:
         """Early exit: drafts stand as they are."""
         for draft in row.drafts:
-            row.written.append(Written(draft.token, draft.origin, None, _log_prob(draft)))
+            row.written.append(Written(draft.token, draft.origin, None, draft.log_prob))
         row.cursor = row.tip
         row.drafts = []
         self._force(row)
@@ -429,15 +431,13 @@ class Decoder:
     def _chosen(self, scored: tuple[tuple[int, ...], np.ndarray], cursor: Cursor) -> Draft:
         """A draft: the likeliest token, or one that is drawn."""
         options, logits = scored
-        if not self.config.temperature:
-            k = int(np.argmax(logits))
-            found = _softmax(logits)
-            return Draft(
-                options[k], "drafted", cursor.step(options[k]), None if self.config.verify else found, float(found[k])
-            )
-        probabilities = _softmax(logits / self.config.temperature)
-        k = int(self.rng.choice(len(options), p=probabilities))
-        return Draft(options[k], "drafted", cursor.step(options[k]), probabilities, float(probabilities.max()))
+        draws = bool(self.config.temperature)
+        probabilities = _softmax(logits / self.config.temperature if draws else logits)
+        k = int(self.rng.choice(len(options), p=probabilities) if draws else np.argmax(logits))
+        return Draft(
+            options[k], "drafted", cursor.step(options[k]), probabilities if draws else None,
+            float(probabilities.max()), float(np.log(probabilities[k])),
+        )  # fmt: skip
 
     def _verified(self, scored: tuple[tuple[int, ...], np.ndarray], draft: Draft | None) -> tuple[int, float]:
         """What the whole model writes at a position, and its log-probability; sampling keeps its distribution."""
@@ -499,7 +499,3 @@ def _questions(row: int, column: int, cursor: Cursor, drafts: Sequence[Draft]) -
 def _softmax(logits: np.ndarray) -> np.ndarray:
     raised = np.exp(logits - logits.max())
     return raised / raised.sum()
-
-
-def _log_prob(draft: Draft) -> float:
-    return 0.0 if draft.probabilities is None else float(np.log(draft.probabilities.max()))

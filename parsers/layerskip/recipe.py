@@ -73,6 +73,8 @@ def exit_weights(config: RecipeConfig, layers: int, progress: float, step: int) 
         progress: share of the training that is done.
         step: number of the step, for the rotation.
     """
+    if layers == 1:
+        return [1.0]
     scale = config.exit_scale
     sums: list[float] = [scale * sum(range(layer + 1)) for layer in range(layers - 1)]
     last = layers - 1 + scale * sum(range(layers - 1))
