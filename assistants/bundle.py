@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import stat
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from assistants.untrusted import (
     unpacked,
 )
 from frames.errors import BundleError, FramefillError, UsageError
-from frames.files import UNREADABLE_ZIP, write_bytes, write_json
+from frames.files import UNREADABLE_ZIP, read_member, write_bytes, write_json
 from frames.folders import MANIFEST, atomic_folder, write_manifest
 from frames.locks import locked
 
@@ -143,9 +144,13 @@ class Bundle:
         try:
             if self._zip is not None:
                 check_size(self._zip.getinfo(self._top + name).file_size, limit, str(self.path / name))
-                return self._zip.read(self._top + name)
-            check_size((self.path / name).stat().st_size, limit, str(self.path / name))
-            return (self.path / name).read_bytes()
+                return read_member(self._zip, self._top + name)
+            told = (self.path / name).stat()
+            if not stat.S_ISREG(told.st_mode):
+                raise OSError("no regular file")  # a device or pipe may have no end
+            check_size(told.st_size, limit, str(self.path / name))
+            with open(self.path / name, "rb") as stream:
+                return stream.read(told.st_size)
         except (OSError, KeyError, *UNREADABLE_ZIP) as error:
             raise BundleError(
                 "E326",

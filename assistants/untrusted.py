@@ -6,14 +6,18 @@ for long: who loads a bundle trusts its author with the processor's time.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import PurePosixPath, PureWindowsPath
 
+from numpy.lib.format import read_array_header_1_0, read_magic
+
 from frames.errors import BundleError
+from frames.files import BOUNDED, UNREADABLE_ZIP, read_member
 
 #: Bytes of one file, and of all files of a zip together, unpacked.
 MAX_BYTES = 4 << 30
@@ -45,26 +49,31 @@ def check_names(names: Iterable[str], where: str) -> None:
             )
 
 
-def check_archive(archive: zipfile.ZipFile, size: int, where: str) -> None:
+def check_archive(archive: zipfile.ZipFile, size: int, where: str, methods: Collection[int] = BOUNDED) -> None:
     """Whether a zip has plain names and a size that its bytes account for.
 
     Args:
-        archive: the zip.
+        archive: the zip; its files are read by :func:`frames.files.read_member`, for the sizes that it tells may be wrong.
         size: of its file in bytes.
         where: for the message of an error.
+        methods: how its files may be packed.
 
     Raises:
-        BundleError: it would unpack to far more than it is, or has names that lead out of it.
+        BundleError: it would unpack to far more than it is, is packed in another way, or has names that lead out of it.
     """
     entries = archive.infolist()
     check_names((entry.filename for entry in entries), where)
-    bomb = any(entry.file_size > max(_HARMLESS, MAX_RATIO * entry.compress_size) for entry in entries)
+    bomb = any(
+        entry.compress_type not in methods or entry.file_size > max(_HARMLESS, MAX_RATIO * entry.compress_size)
+        for entry in entries
+    )
     packed, unpacked = sum(entry.compress_size for entry in entries), sum(entry.file_size for entry in entries)
     # Files that together are larger than the archive share their bytes, or lie about them.
     if bomb or packed > size or unpacked > MAX_BYTES or len(entries) > MAX_FILES:
         raise BundleError(
             "E391",
-            f"the zip of {size} bytes unpacks to {unpacked} bytes in {len(entries)} files.",
+            f"the zip of {size} bytes unpacks to {unpacked} bytes in {len(entries)} files, or is packed in another way "
+            "than bundles are.",
             where=where,
             remedy="Do not use this bundle; it was not written by framefill.",
         )
@@ -107,15 +116,15 @@ def check_tensors(name: str, content: bytes, where: str) -> None:
     """Whether every tensor of a file has the data for its shape.
 
     Args:
-        name: of the file, ``.onnx`` or ``.safetensors``; others have no tensors.
+        name: of the file, ``.onnx``, ``.safetensors`` or ``.npz``; others have no tensors.
         content: of the file.
         where: for the message of an error.
 
     Raises:
-        BundleError: a shape needs more data than the file holds for it, its data are elsewhere, or the file's structure is
-            broken.
+        BundleError: a shape needs more data than the file holds for it, its data are elsewhere or compressed, or the file's
+            structure is broken.
     """
-    reader = {".onnx": _onnx_tensors, ".safetensors": _safetensors}.get(PurePosixPath(name).suffix)
+    reader = {".onnx": _onnx_tensors, ".safetensors": _safetensors, ".npz": _arrays}.get(PurePosixPath(name).suffix)
     if reader is None:
         return
     try:
@@ -125,7 +134,7 @@ def check_tensors(name: str, content: bytes, where: str) -> None:
         ]
     except BundleError as error:
         raise error.at(f"{where}/{name}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, *UNREADABLE_ZIP) as error:
         oversized = [f"unreadable: {error!r}"]
     if oversized:
         raise BundleError(
@@ -145,6 +154,18 @@ def _safetensors(content: bytes) -> Iterator[tuple[list[int], int]]:
         if key != "__metadata__":
             begin, end = tensor["data_offsets"]
             yield tensor["shape"], min(end, len(content) - 8 - length) - begin
+
+
+def _arrays(content: bytes) -> Iterator[tuple[list[int], int]]:
+    """Shapes of NumPy's arrays, with the bytes of an element, and the bytes of each, stored as ``numpy.savez`` does."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        check_archive(archive, len(content), "", (zipfile.ZIP_STORED,))
+        for name in archive.namelist():
+            array = io.BytesIO(read_member(archive, name))
+            if read_magic(array) != (1, 0):
+                raise ValueError(f"{name} is of another version")
+            shape, _, kind = read_array_header_1_0(array)
+            yield [*shape, max(1, kind.itemsize)], len(array.getbuffer()) - array.tell()
 
 
 def _onnx_tensors(content: bytes) -> Iterator[tuple[list[int], int]]:

@@ -15,8 +15,18 @@ from typing import Any
 
 from frames.errors import BundleError, MachineError
 
+try:
+    from lzma import LZMAError
+except ImportError:  # a Python may be built without it, and then its zipfile raises no such error
+    from zlib import error as LZMAError  # type: ignore[assignment]
+
 #: What ``zipfile`` raises on reading a damaged archive, depending on which of its bytes are wrong.
-UNREADABLE_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+UNREADABLE_ZIP = (
+    zipfile.BadZipFile, zlib.error, LZMAError, EOFError, NotImplementedError, RuntimeError, UnicodeDecodeError,
+    OverflowError,
+)  # fmt: skip
+#: How the files of a zip may be packed; ``zipfile`` unpacks the others without a bound on what comes out.
+BOUNDED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 def sha256(path: Path | str) -> str:
@@ -72,6 +82,25 @@ def whole_file(path: Path | str) -> Iterator[Path]:
 def write_json(path: Path | str, value: Any) -> None:
     """Writes ``value`` as indented JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """A file of a zip, of which no more is unpacked than the zip says that it has.
+
+    Raises:
+        KeyError: there is none.
+        BadZipFile: it is packed in no way of :data:`BOUNDED`, or is not what the zip says; others of
+            :data:`UNREADABLE_ZIP`, where other bytes are wrong.
+    """
+    entry = archive.getinfo(name)
+    if entry.compress_type not in BOUNDED:
+        raise zipfile.BadZipFile(f"{name} is neither stored nor deflated")
+    try:
+        with archive.open(entry) as stream:
+            # Without a size, the whole stream would be unpacked before it is cut.
+            return stream.read(entry.file_size)
+    except ValueError as error:  # its place lies before the file's begin
+        raise zipfile.BadZipFile(str(error)) from error
 
 
 def parse_json(text: str | bytes) -> Any:

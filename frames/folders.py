@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -97,10 +97,10 @@ def _foreign(path: Path) -> str | None:
         return "a file is there"
     if not any(path.iterdir()):
         return None
-    try:
-        manifest = parse_json((path / MANIFEST).read_bytes())
-    except (FileNotFoundError, IsADirectoryError, ValueError):
-        manifest = None
+    manifest: Any = None
+    if (path / MANIFEST).is_file():  # a device or pipe in its place may have no end
+        with suppress(ValueError):
+            manifest = parse_json((path / MANIFEST).read_bytes())
     listed: dict[str, str] = manifest["files"] if is_manifest(manifest) else {}
     for base, folders, files in os.walk(path):
         for name in (*folders, *files):

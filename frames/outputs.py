@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from frames.errors import UsageError
-from frames.files import UNREADABLE_ZIP, machine_error, parse_json
+from frames.files import UNREADABLE_ZIP, machine_error, parse_json, read_member
 from frames.folders import MANIFEST, is_manifest
 
 #: First line of a file of predictions.
@@ -92,7 +92,9 @@ def _is_weights(path: Path) -> bool:
 def _is_bundle(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
-            manifest = parse_json(archive.read(MANIFEST))
+            if archive.getinfo(MANIFEST).file_size > _HEADER_LIMIT:
+                return False
+            manifest = parse_json(read_member(archive, MANIFEST))
             return is_manifest(manifest) and set(archive.namelist()) <= {MANIFEST, *manifest["files"]}
     except (*UNREADABLE_ZIP, ValueError, KeyError):
         return False

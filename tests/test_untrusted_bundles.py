@@ -2,20 +2,30 @@
 
 import gzip
 import hashlib
+import io
 import json
+import os
 import shutil
 import struct
+import subprocess
+import sys
+import tracemalloc
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assistants import banks, runtime, untrusted
 from assistants.bundle import Bundle
-from frames.errors import BundleError, FramefillError
+from frames.errors import BundleError, FramefillError, UsageError
+from frames.files import UNREADABLE_ZIP, read_member
+from frames.outputs import check_output
+from scripts.cli import main
 
 
 @pytest.fixture
@@ -80,6 +90,111 @@ def test_a_zip_bomb_is_refused(tmp_path: Path):
         Bundle(zipped(tmp_path / "x.zip", {"manifest.json": b"{}", "encoder.onnx": bytes(64 << 20)}))
     with pytest.raises(BundleError, match="E391"):
         Bundle(zipped(tmp_path / "x.zip", {f"{number}": b"" for number in range(untrusted.MAX_FILES + 1)}))
+
+
+@contextmanager
+def little_memory() -> Iterator[None]:
+    """Fails if the block has had more than 20 MB at once."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
+
+
+def lying(path: Path, method: int, told: int = 1000) -> Path:
+    """A zip whose manifest has 32 MiB and is told to have fewer bytes."""
+    size = 32 << 20
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("manifest.json", b" " * size)
+    content = path.read_bytes()
+    assert content.count(struct.pack("<L", size)) == 2, "the header and the directory"
+    path.write_bytes(content.replace(struct.pack("<L", size), struct.pack("<L", told)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("method", "code"),
+    [(zipfile.ZIP_BZIP2, "E391"), (zipfile.ZIP_LZMA, "E391"), (zipfile.ZIP_DEFLATED, "E326")],
+)
+def test_a_zip_that_lies_about_its_size_takes_no_memory(tmp_path: Path, method: int, code: str):
+    path = lying(tmp_path / "x.zip", method)
+    with little_memory(), pytest.raises(BundleError, match=code):
+        Bundle(path)
+    with little_memory(), pytest.raises(UsageError, match="E450"):
+        check_output(path, overwrite=False)
+
+
+@pytest.mark.parametrize("command", [["bank", "list"], ["wheel", "--out", "dist", "--name", "alarm_parser"]])
+def test_a_damaged_zip_is_told_in_a_line(tmp_path: Path, command: list[str], capsys: pytest.CaptureFixture[str]):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("manifest.json", bytes(1000))
+    content = bytearray((tmp_path / "x.zip").read_bytes())
+    content[47:57] = bytes(10)  # of the packed file, behind the header of 30 bytes and the name of 13
+    (tmp_path / "x.zip").write_bytes(content)
+    assert main([*command, "--bundle", str(tmp_path / "x.zip")]) == 2
+    assert "E391" in capsys.readouterr().err
+
+
+def test_any_damage_of_a_zip_is_foreseen(tmp_path: Path):
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        stream = io.BytesIO()
+        with zipfile.ZipFile(stream, "w", method) as archive:
+            archive.writestr("ä", bytes(40))
+        whole = stream.getvalue()
+        for place in range(len(whole)):
+            for value in (0, 1, 8, 14, 127, 255):
+                content = whole[:place] + bytes([value]) + whole[place + 1 :]
+                with suppress(*UNREADABLE_ZIP, OSError), zipfile.ZipFile(io.BytesIO(content)) as archive:
+                    for name in archive.namelist():
+                        read_member(archive, name)
+
+
+@pytest.mark.parametrize("target", ["/dev/zero", "pipe"])
+def test_a_file_without_an_end_is_refused(tmp_path: Path, target: str):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "manifest.json").symlink_to(tmp_path / target)
+    # In a process of its own, which can be ended.
+    code = (
+        "import sys; from assistants.bundle import Bundle; from frames.folders import check_replaceable\n"
+        "from frames.errors import FramefillError\n"
+        "for read in (Bundle, check_replaceable):\n"
+        "    try: read(sys.argv[1])\n"
+        "    except FramefillError as error: print(error.code)\n"
+    )
+    command = [
+        sys.executable,
+        "-c",
+        f"import resource; resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))\n{code}",
+    ]
+    done = subprocess.run([*command, str(tmp_path / "x")], capture_output=True, text=True, timeout=30)
+    assert done.stdout.split() == ["E326", "E407"], done.stderr
+
+
+def npz(kind: str = "<f4", shape: tuple = (4,), method: int = zipfile.ZIP_STORED, data: bytes = bytes(16)) -> bytes:
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": kind, "fortran_order": False, "shape": shape})
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", method) as archive:
+        archive.writestr("means.npy", stream.getvalue() + data)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (npz(method=zipfile.ZIP_DEFLATED, shape=(8 << 20,), data=bytes(32 << 20)), "E391"),
+        (npz(method=zipfile.ZIP_BZIP2, shape=(8 << 20,), data=bytes(32 << 20)), "E391"),
+        (npz(shape=(1 << 40,)), "E393"), (npz("<U0", (1 << 40,)), "E393"), (npz("<U10000000", (1,)), "E393"),
+        (npz()[:-9], "E393"), (b"", "E393"), (npz(shape=(-1, -4)), "E393"),
+    ],
+)  # fmt: skip
+def test_oversized_arrays_are_refused(copy: Path, content: bytes, code: str):
+    replaced(copy, "confidence.npz", content)
+    with little_memory(), pytest.raises(BundleError, match=f"{code}.*confidence.npz"):
+        Bundle(copy).read("confidence.npz")
 
 
 def test_files_that_share_the_bytes_of_a_zip_are_refused(tmp_path: Path):

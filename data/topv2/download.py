@@ -12,7 +12,7 @@ from pathlib import Path
 
 from data.topv2.verify import official_sums, verify
 from frames.errors import CorpusError, MachineError
-from frames.files import UNREADABLE_ZIP
+from frames.files import UNREADABLE_ZIP, read_member
 from frames.folders import atomic_folder, check_replaceable, write_manifest
 
 #: The link that the authors give; it redirects to a zip archive.
@@ -53,7 +53,7 @@ def download(
                 if name is not None:
                     target = folder / name
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    target.write_bytes(archive.read(member))
+                    target.write_bytes(read_member(archive, member))
             wrong = [check.name for check in verify(folder) if check.status == "changed"]
             if wrong or not any(folder.glob("*_train.tsv")):
                 # Kept, it would be read again by the next call, which finds nothing left to fetch.
