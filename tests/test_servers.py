@@ -25,7 +25,8 @@ from wyoming.info import Describe, Info, SelectProgram
 from wyoming.intent import Intent, NotRecognized, Recognize
 from wyoming.ping import Ping, Pong
 
-from assistants.serving.server import listening
+from assistants.serving.limits import Limits
+from assistants.serving.server import _config, _Server, listening
 from assistants.serving.service import Service
 from assistants.serving.wyoming import WyomingServer
 from assistants.shapes.names import Names
@@ -126,6 +127,81 @@ def test_a_server_reloads_and_ends_without_losing_a_request(repository: Path, tm
         assert server.lines()[-1]["event"] == "ended"
         assert sum(line["event"] == "request" for line in server.lines()) == len(answers)
         assert TEXT not in server.log.read_text()
+
+
+def over_http(service: Service, app, work) -> None:
+    """Does something with a server in this process, given its address."""
+
+    async def run() -> None:
+        with listening("127.0.0.1", 0) as place:
+            server = _Server(_config(service, app))
+            running = asyncio.create_task(server.serve([place]))
+            while not server.started:
+                await asyncio.sleep(0.01)
+            async with asyncio.timeout(PATIENCE):
+                await work(place.getsockname())
+            server.should_exit = True
+            await running
+
+    asyncio.run(run())
+
+
+async def small_app(scope, receive, send) -> None:
+    """Answers as many bytes as the path tells."""
+    body = bytes(int(scope["path"][1:]))
+    headers = [(b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+@pytest.mark.parametrize("half", [b"", b"GET /1 HTTP/1.1\r\nHost:", b"GET /12000000 HTTP/1.1\r\n\r\n"])
+def test_connections_that_keep_a_server_waiting_are_ended(
+    service: Service, half: bytes, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(service, "limits", Limits(timeout=0.5, connections=5))
+
+    async def status(place) -> int:
+        async with httpx.AsyncClient() as client:
+            return (await client.get(f"http://{place[0]}:{place[1]}/1")).status_code
+
+    async def work(place) -> None:
+        clients = [await asyncio.open_connection(*place, limit=1) for _ in range(4)]
+        for _, writer in clients:
+            writer.write(half)
+        await asyncio.sleep(0.1)
+        assert await status(place) == 503
+        while await status(place) == 503:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        for _, writer in clients:
+            writer.close()
+
+    over_http(service, small_app, work)
+
+
+def test_the_head_of_a_later_request_has_its_time(service: Service, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(service, "limits", Limits(timeout=0.3))
+
+    async def work(place) -> None:
+        request = b"GET /0 HTTP/1.1\r\n\r\n"
+        idle, dripping = [await asyncio.open_connection(*place) for _ in range(2)]
+        for reader, writer in (idle, dripping):
+            writer.write(request)
+            await reader.readuntil(b"\r\n\r\n")
+        began = time.perf_counter()
+        dripping[1].write(b"GET /")
+        with suppress(ConnectionError):
+            while not dripping[0].at_eof():
+                dripping[1].write(b"0")
+                await dripping[1].drain()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(dripping[0].read(1), 0.05)
+        assert time.perf_counter() - began >= 0.25
+        idle[1].write(request)  # an idle connection stays
+        assert await idle[0].readuntil(b"\r\n\r\n")
+        for _, writer in (idle, dripping):
+            writer.close()
+
+    over_http(service, small_app, work)
 
 
 def chromium() -> str | None:
@@ -258,6 +334,66 @@ def test_wyoming_outlives_bad_clients(service: Service):
         async with AsyncTcpClient("127.0.0.1", server.port) as client:
             await client.write_event(Transcript(TEXT).event())
             assert Intent.is_type((await client.read_event()).type)
+
+    at_home(service, work)
+
+
+def test_wyoming_ends_events_that_do_not_come(service: Service, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(service, "limits", Limits(timeout=0.3, connections=3))
+
+    async def work(server: WyomingServer) -> None:
+        halves = [
+            b'{"type": "transcript"',
+            b'{"type": "transcript", "data_length": 9}\n{',
+            b'{"type": "x", "payload_length": 9}\n',
+        ]
+        clients = [await asyncio.open_connection("127.0.0.1", server.port) for _ in halves]
+        for (_, writer), half in zip(clients, halves, strict=True):
+            writer.write(half)
+        await asyncio.sleep(0.1)
+        clients.append(await asyncio.open_connection("127.0.0.1", server.port))
+        assert await clients[-1][0].read() == b"", "there is a place for a fourth, though none is idle"
+        for reader, writer in clients:
+            assert await reader.read() == b""
+            writer.close()
+        assert not server._connections
+
+    at_home(service, work)
+
+
+def test_wyoming_hangs_up_on_clients_that_take_no_answer(service: Service, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(service, "limits", Limits(timeout=0.3))
+
+    async def work(server: WyomingServer) -> None:
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1)
+        ping = json.dumps({"type": "ping", "data": {"text": "x" * 60_000}}).encode() + b"\n"
+        with suppress(ConnectionError):
+            while True:
+                writer.write(ping)
+                await writer.drain()
+                await asyncio.sleep(0)
+        assert not server._connections
+        writer.close()
+
+    at_home(service, work)
+
+
+def test_wyoming_gives_the_place_of_the_longest_idle_client(service: Service, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(service, "limits", Limits(timeout=0.2, connections=2))
+
+    async def work(server: WyomingServer) -> None:
+        async with (
+            AsyncTcpClient("127.0.0.1", server.port) as first,
+            AsyncTcpClient("127.0.0.1", server.port) as second,
+        ):
+            await first.write_event(Ping("x").event())
+            assert Pong.is_type((await first.read_event()).type)
+            await asyncio.sleep(0.5)  # an idle client has more than the time of an event
+            async with AsyncTcpClient("127.0.0.1", server.port) as third:
+                assert await second.read_event() is None
+                for client in (first, third):
+                    await client.write_event(Ping("x").event())
+                    assert Pong.is_type((await client.read_event()).type)
 
     at_home(service, work)
 

@@ -16,9 +16,9 @@ class Limits:
         characters: of one utterance.
         texts: utterances of one request.
         rate: requests of one client address, in the notation of the library ``limits`` (``"100/second"``); None sets no limit.
-        timeout: seconds from the first byte of a request until its answer.
+        timeout: seconds for each part of a request: its head, its body, its parse, and until the client has taken the answer.
         waiting: utterances that wait to be parsed, of all clients together.
-        connections: open at a time.
+        connections: open at a time, to the HTTP server and to Wyoming's each.
         batch: utterances that are parsed at once; 1 parses each alone.
     """
 

@@ -13,6 +13,7 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
+from assistants.serving.connections import timely
 from assistants.serving.service import Service
 from assistants.serving.wyoming import WyomingServer
 from frames.errors import MachineError
@@ -136,6 +137,7 @@ def _config(service: Service, app: FastAPI) -> uvicorn.Config:
     limits = service.limits
     return uvicorn.Config(
         app,
+        http=timely(limits.timeout),
         lifespan="off",
         log_config=None,
         access_log=False,

@@ -72,7 +72,7 @@ class WyomingServer:
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = _Connection(self._service, reader, writer)
-        if len(self._connections) >= self._service.limits.connections:
+        if len(self._connections) >= self._service.limits.connections and not self._hang_up():
             writer.close()
             return
         task = asyncio.current_task()
@@ -82,17 +82,32 @@ class WyomingServer:
             await connection.run()
         except asyncio.CancelledError:
             pass
-        except Exception as error:  # what the library raises for malformed events, and lost connections
+        except (
+            Exception
+        ) as error:  # what the library raises for malformed events, lost connections, and events too slow
             log.info("wyoming connection ended", error=type(error).__name__)
         finally:
-            del self._connections[task]
+            self._connections.pop(task, None)
+            # What is closed by now stays until the client has taken all that was written to it, or for this long.
+            asyncio.get_running_loop().call_later(self._service.limits.timeout, writer.transport.abort)
+
+    def _hang_up(self) -> bool:
+        """Ends the connection that has been without an event for longest; whether there is one."""
+        idle = {task: since for task, one in self._connections.items() if (since := one.events.idle_since) is not None}
+        if not idle:
+            return False
+        longest = min(idle, key=idle.__getitem__)
+        del self._connections[longest]
+        longest.cancel()
+        return True
 
 
 class _Connection(AsyncEventHandler):
     """One client."""
 
     def __init__(self, service: Service, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        super().__init__(_SmallEvents(reader, service.limits.body), writer)  # type: ignore[arg-type]
+        self.events = _Events(reader, service.limits.body, service.limits.timeout)
+        super().__init__(self.events, writer)  # type: ignore[arg-type]
         self._service = service
         self._bundle: str | None = None
         self.busy = False
@@ -113,6 +128,11 @@ class _Connection(AsyncEventHandler):
             self.busy = False
         return not self._service.draining
 
+    async def write_event(self, event: Event) -> None:
+        """As of the library, within the time of a request."""
+        async with asyncio.timeout(self._service.limits.timeout):
+            await super().write_event(event)
+
     async def _parse(self, text: Any, context: dict[str, Any] | None) -> None:
         try:
             (answer,) = await self._service.parse([text if isinstance(text, str) else ""], 1, self._bundle)
@@ -126,19 +146,36 @@ class _Connection(AsyncEventHandler):
             log.info("wyoming", characters=len(answer.text), abstained=answer.abstained)
 
 
-class _SmallEvents:
-    """A stream from which no event larger than a limit is read."""
+class _Events:
+    """A stream from which no event is read that is larger than a limit, or takes longer from its first byte on.
 
-    def __init__(self, reader: asyncio.StreamReader, limit: int) -> None:
-        self._reader, self._limit = reader, limit
-        self.readline = reader.readline  # asyncio's own limit holds for a line
+    Attributes:
+        idle_since: when the wait for an event's first byte began; None while an event is read or answered.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader, limit: int, seconds: float) -> None:
+        self._reader, self._limit, self._seconds = reader, limit, seconds
+        self._loop = asyncio.get_running_loop()
+        self._deadline = 0.0
+        self.idle_since: float | None = self._loop.time()
         self.feed_eof = reader.feed_eof
+
+    async def readline(self) -> bytes:
+        """The line with which an event begins; asyncio's own limit holds for its size."""
+        self.idle_since = self._loop.time()
+        first = await self._reader.read(1)
+        self.idle_since, self._deadline = None, self._loop.time() + self._seconds
+        if first in (b"", b"\n"):
+            return first
+        async with asyncio.timeout_at(self._deadline):
+            return first + await self._reader.readline()
 
     async def readexactly(self, n: int) -> bytes:
         """As of a stream; more than the limit ends the connection, for the library takes a ValueError so."""
         if not isinstance(n, int) or n > self._limit:
             raise ValueError(f"an event of {n} bytes")
-        return await self._reader.readexactly(n)
+        async with asyncio.timeout_at(self._deadline):
+            return await self._reader.readexactly(n)
 
 
 def _place(uri: str) -> tuple[str, int] | str:

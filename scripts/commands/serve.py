@@ -58,9 +58,19 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         ("--max-characters", int, 1000, "of an utterance; more is 422"),
         ("--max-texts", int, 256, "utterances of a request; more is 422"),
         ("--rate", str, "1000/second", "requests of a client address, or none; more is 429"),
-        ("--timeout", float, 30.0, "seconds for a request; longer is 504"),
+        (
+            "--timeout",
+            float,
+            30.0,
+            "seconds for each part of a request: head, body, parse, answer; longer is 504, or 408 for a body",
+        ),
         ("--max-waiting", int, 512, "utterances in a bundle's queue, at least --max-texts; more is 503"),
-        ("--max-connections", int, 1024, "open at a time; more is 503"),
+        (
+            "--max-connections",
+            int,
+            1024,
+            "open at a time; more is 503, and for Wyoming the end of the one that is idle for longest",
+        ),
         ("--max-batch", int, 32, "utterances parsed together; 1 switches batching off"),
     ):
         limits.add_argument(name, type=kind, default=value, help=f"{text} (default: %(default)s)")
