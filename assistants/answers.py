@@ -25,9 +25,24 @@ class Answer:
     abstained: bool
 
 
-def own_threshold(parser: BundleParser) -> float | None:
-    """Least probability of an answer that is acted on, by the bundle; None from a bundle that is not calibrated."""
-    return parser.manifest.get("confidence", {}).get("threshold")
+def least_probability(parser: BundleParser, threshold: float | None = None) -> float | None:
+    """Least probability of an answer that is acted on; None from a bundle that is not calibrated, where nothing is refused.
+
+    Args:
+        parser: as :func:`assistants.runtime.load` gives it.
+        threshold: takes the place of the bundle's own.
+
+    Raises:
+        UsageError: a threshold is given, and the bundle has no probabilities to compare with it.
+    """
+    own: float | None = parser.manifest.get("confidence", {}).get("threshold")
+    if threshold is not None and own is None:
+        raise UsageError(
+            "E556",
+            f"a threshold of {threshold:g} is for bundles with probabilities, which this one has not.",
+            remedy="Run `framefill calibrate` on it, where its kind allows that, or give no threshold.",
+        )
+    return own if threshold is None else threshold
 
 
 def answer(parser: BundleParser, texts: Sequence[str], n_best: int = 1, threshold: float | None = None) -> list[Answer]:
@@ -37,13 +52,12 @@ def answer(parser: BundleParser, texts: Sequence[str], n_best: int = 1, threshol
         parser: as :func:`assistants.runtime.load` gives it.
         texts: utterances.
         n_best: readings for each.
-        threshold: least probability of an answer that is acted on; None takes the bundle's own, which a bundle that is
-            not calibrated does not have: then nothing is refused.
+        threshold: see :func:`least_probability`.
 
     Raises:
-        UsageError: as :meth:`parsers.interface.Parser.parse`.
+        UsageError: as :func:`least_probability` and :meth:`parsers.interface.Parser.parse`.
     """
-    least = _least(parser, threshold)
+    least = least_probability(parser, threshold)
     return [_answer(text, found, least) for text, found in zip(texts, parser.parse(texts, n_best), strict=True)]
 
 
@@ -56,19 +70,18 @@ def answer_each(
         parser: see :func:`answer`.
         texts: see :func:`parsers.interface.parse_each`.
         n_best: see :func:`answer`.
-        threshold: see :func:`answer`.
+        threshold: see :func:`least_probability`.
+
+    Raises:
+        UsageError: as :func:`least_probability`.
     """
-    least = _least(parser, threshold)
+    least = least_probability(parser, threshold)
     return [
         found if isinstance(found, UsageError) else _answer(text, found, least)
         for text, found in zip(texts, parse_each(parser, texts, n_best), strict=True)
     ]
 
 
-def _least(parser: BundleParser, threshold: float | None) -> float:
-    return (own_threshold(parser) or 0.0) if threshold is None else threshold
-
-
-def _answer(text: str, hypotheses: list[Hypothesis], least: float) -> Answer:
+def _answer(text: str, hypotheses: list[Hypothesis], least: float | None) -> Answer:
     probability = hypotheses[0].probability
-    return Answer(text, hypotheses, probability is not None and probability < least)
+    return Answer(text, hypotheses, least is not None and probability is not None and probability < least)

@@ -10,8 +10,10 @@ from typing import Any
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from assistants import runtime
+from assistants.answers import answer
 from assistants.serving import service as serving
 from assistants.serving.app import create_app
 from assistants.serving.service import Service
@@ -361,6 +363,23 @@ def test_a_bundle_that_cannot_parse_keeps_no_other_from_being_reloaded(
     outcome = asyncio.run(service.reload())
     assert "E394" in outcome["a"] and outcome["b"] == "reloaded"
     assert service.bundle("b").parser is not before
+
+
+def test_a_threshold_needs_probabilities(repository: Path, tmp_path: Path):
+    bundle = shutil.copytree(repository / "models" / "conv-nar-topv2", tmp_path / "b")
+    service = Service([bundle], threshold=0.99)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    del manifest["confidence"]
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    assert "E556" in asyncio.run(service.reload())["b"] and service.bundle().threshold == 0.99
+    with pytest.raises(UsageError, match=r"/b: .*E556|E556.*/b: "):
+        Service([bundle], threshold=0.99)
+    with capture_logs() as told:
+        uncalibrated = Service([bundle]).bundle()
+    assert uncalibrated.threshold is None and told[0]["log_level"] == "warning"
+    with pytest.raises(UsageError, match="E556"):
+        answer(uncalibrated.parser, [TEXT], threshold=0.5)
+    assert not answer(uncalibrated.parser, ["asdf qwerty zxcv"])[0].abstained
 
 
 def test_what_cannot_be_served_is_refused(service: Service, repository: Path, tmp_path: Path, monkeypatch):

@@ -10,14 +10,14 @@ from pathlib import Path
 import structlog
 
 from assistants import runtime
-from assistants.answers import Answer, answer_each, own_threshold
+from assistants.answers import Answer, answer_each, least_probability
 from assistants.bundle import made_by_anyone
 from assistants.onnx_backend import BundleParser
 from assistants.serving.batching import Batcher, Job
 from assistants.serving.limits import Limits, RefusedError, check_texts
 from assistants.serving.metrics import Metrics
 from assistants.shapes.names import Names
-from frames.errors import FramefillError, UsageError
+from frames.errors import FramefillError, UsageError, located
 
 log = structlog.get_logger("framefill")
 
@@ -31,10 +31,11 @@ class ServedBundle:
         threads: batches parsed side by side.
         limits: of the server.
         metrics: of the server.
-        threshold: least probability of an answer that is acted on; None takes the bundle's own.
+        threshold: see :func:`assistants.answers.least_probability`.
 
     Raises:
-        BundleError: see :func:`assistants.runtime.load`.
+        BundleError: see :meth:`load`.
+        UsageError: see :meth:`load`.
     """
 
     def __init__(
@@ -47,16 +48,23 @@ class ServedBundle:
         metrics.watch(self.name, lambda: self.batcher.waiting)
 
     def load(self) -> BundleParser:
-        """The parser as it is on disk now, ready to answer."""
+        """The parser as it is on disk now, ready to answer.
+
+        Raises:
+            BundleError: see :func:`assistants.runtime.load`.
+            UsageError: see :func:`assistants.answers.least_probability`.
+        """
         parser = runtime.load(self.path, self._precision)
         with made_by_anyone(self.path):
             parser.warm_up()
+        with located(str(self.path)):
+            least_probability(parser, self._threshold)
         return parser
 
     @property
     def threshold(self) -> float | None:
         """Least probability of an answer that is acted on."""
-        return own_threshold(self.parser) if self._threshold is None else self._threshold
+        return least_probability(self.parser, self._threshold)
 
     def _work(self, jobs: Sequence[Job]) -> list[list[Answer] | Exception]:
         """Parses jobs in a thread. An utterance that cannot be parsed fails its own job alone."""
@@ -88,11 +96,11 @@ class Service:
         names: the assistant's, for the shapes that have them.
         precision: see :func:`assistants.runtime.load`.
         threads: batches of a bundle that are parsed side by side.
-        threshold: least probability of an answer that is acted on; None takes each bundle's own.
+        threshold: see :func:`assistants.answers.least_probability`; None takes each bundle's own.
 
     Raises:
         BundleError: a bundle cannot be loaded.
-        UsageError: two bundles have one name, or ``names`` has labels that no bundle knows.
+        UsageError: two bundles have one name, a threshold is given for one that is not calibrated, or ``names`` has labels that no bundle knows.
     """
 
     def __init__(

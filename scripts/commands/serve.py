@@ -36,7 +36,9 @@ def add_arguments(commands: Any) -> None:
         "--names", type=Path, metavar="FILE", help="YAML or JSON file of the assistant's names for labels"
     )
     parser.add_argument(
-        "--threshold", type=float, help="refuse readings less probable than this (default: each bundle's own)"
+        "--threshold",
+        type=float,
+        help="refuse readings less probable than this; bundles must be calibrated (default: each one's own)",
     )
     parser.add_argument(
         "--ranking",
