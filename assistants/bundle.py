@@ -160,6 +160,11 @@ class Bundle:
             ) from error
 
 
+def bundle_name(path: Path) -> str:
+    """Name of a bundle at a path."""
+    return path.resolve().name.removesuffix(".zip")
+
+
 def part_name(name: str, number: int) -> str:
     """Name of a part of a file, numbered from 1."""
     return f"{name}.part{number}"

@@ -11,9 +11,11 @@ import subprocess
 import sys
 import threading
 import time
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 
 import httpx
@@ -32,6 +34,7 @@ from assistants.serving.wyoming import WyomingServer
 from assistants.shapes.names import Names
 from frames.errors import UsageError
 from scripts.cli import main
+from scripts.commands.common import load_parser
 from tests.training import environment
 
 TEXT = "Remind me to call mum at 6"
@@ -461,6 +464,33 @@ def test_wyoming_alone_opens_no_other_port(monkeypatch: pytest.MonkeyPatch, repo
     bundle = ["--bundle", str(repository / "models" / "conv-nar-topv2"), "--wyoming", "tcp://127.0.0.1:1"]
     assert main(["serve", *bundle]) == 0 and main(["serve", *bundle, "--port", "7"]) == 0
     assert called == [(False, "127.0.0.1", 5005, "tcp://127.0.0.1:1"), (True, "127.0.0.1", 7, "tcp://127.0.0.1:1")]
+
+
+def test_installed_packages_are_known_by_their_names(monkeypatch: pytest.MonkeyPatch, repository: Path, tmp_path: Path):
+    """The folder of each package's bundle has the same name."""
+    served, names = [], ("alarm_parser", "timer_parser")
+    entries = []
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "bundle").symlink_to(repository / "models" / "conv-nar-topv2")
+        (tmp_path / name / "__init__.py").write_text(
+            "from pathlib import Path\nBUNDLE = Path(__file__).parent / 'bundle'\n"
+        )
+        entries.append(EntryPoint(name, f"{name}:BUNDLE", "framefill.bundles"))
+
+    async def serve(service, *_):
+        served.extend(service.bundles)
+
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **asked: EntryPoints(entries).select(**asked))
+    monkeypatch.setattr("assistants.serving.server.serve", serve)
+    monkeypatch.setattr("assistants.serving.logs.configure", lambda: None)
+    words = [word for name in names for word in ("--bundle", name)]
+    folder = str(repository / "models" / "conv-nar-topv2")
+    assert main(["serve", *words, "--bundle", folder]) == 0
+    assert served == [*names, "conv-nar-topv2"]
+    options = Namespace(bundle=Path(names[0]), checkpoint=None, precision=None, threads=None, device="cpu")
+    assert load_parser(options)[1]["bundle"] == names[0]
 
 
 @pytest.mark.parametrize("token", ["secret\n", "schlüssel", "schlüsselà", "鍵"])

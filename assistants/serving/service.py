@@ -11,7 +11,7 @@ import structlog
 
 from assistants import runtime
 from assistants.answers import Answer, answer_each, least_probability
-from assistants.bundle import made_by_anyone
+from assistants.bundle import bundle_name, made_by_anyone
 from assistants.onnx_backend import BundleParser
 from assistants.serving.batching import Batcher, Job
 from assistants.serving.limits import Limits, RefusedError, check_texts
@@ -26,6 +26,7 @@ class ServedBundle:
     """A bundle, its queue, and the parser that is in use at the moment.
 
     Args:
+        name: by which clients know it.
         path: folder or zip.
         precision: see :func:`assistants.runtime.load`.
         threads: batches parsed side by side.
@@ -39,9 +40,16 @@ class ServedBundle:
     """
 
     def __init__(
-        self, path: Path, precision: str | None, threads: int, limits: Limits, metrics: Metrics, threshold: float | None
+        self,
+        name: str,
+        path: Path,
+        precision: str | None,
+        threads: int,
+        limits: Limits,
+        metrics: Metrics,
+        threshold: float | None,
     ) -> None:
-        self.path, self.name = path, path.resolve().name.removesuffix(".zip")
+        self.name, self.path = name, path
         self._precision, self._metrics, self._threshold = precision, metrics, threshold
         self.parser = self.load()
         self.batcher = Batcher(self._work, limits.batch, limits.waiting, threads)
@@ -91,7 +99,7 @@ class Service:
     """All bundles of a server.
 
     Args:
-        paths: of bundles; the first is the default.
+        paths: of bundles, each alone or with the name by which clients know it; the first is the default.
         limits: of the server.
         names: the assistant's, for the shapes that have them.
         precision: see :func:`assistants.runtime.load`.
@@ -105,7 +113,7 @@ class Service:
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        paths: Sequence[Path | tuple[str, Path]],
         limits: Limits | None = None,
         names: Names | None = None,
         precision: str | None = None,
@@ -116,8 +124,9 @@ class Service:
         self.draining = False
         self._reloading = asyncio.Lock()
         self.bundles: dict[str, ServedBundle] = {}
-        for path in paths:
-            bundle = ServedBundle(path, precision, threads, self.limits, self.metrics, threshold)
+        for given in paths:
+            name, path = given if isinstance(given, tuple) else (bundle_name(given), given)
+            bundle = ServedBundle(name, path, precision, threads, self.limits, self.metrics, threshold)
             if bundle.name in self.bundles:
                 raise UsageError(
                     "E533",

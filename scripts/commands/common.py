@@ -229,14 +229,14 @@ def load_parser(options: Any, decoding: Sequence[str] = ()) -> tuple[Any, dict[s
     check_bundle_device(options.device)
     from assistants import runtime
 
-    path = bundle_path(options)
+    name, path = named_bundle(options)
     parser = runtime.load(path, options.precision, 1 if options.threads is None else options.threads)
     metadata = {key: value for key, value in parser.manifest.items() if key not in ("files", "metrics")}
-    return parser, {"bundle": path.name, "precision": parser.precision, **metadata}
+    return parser, {"bundle": name, "precision": parser.precision, **metadata}
 
 
-def bundle_path(options: Any) -> Path:
-    """The bundle that the options of :func:`add_model` name: a path, an installed package, or the default.
+def named_bundle(options: Any) -> tuple[str, Path]:
+    """Name and path of the bundle that the options of :func:`add_model` name: a path, an installed package, or the default.
 
     Raises:
         UsageError: no bundle is named, and none is installed.
@@ -244,17 +244,20 @@ def bundle_path(options: Any) -> Path:
     return default_bundle() if options.bundle is None else installed(options.bundle)
 
 
-def installed(bundle: Path) -> Path:
-    """The bundle's path, or where there is no such file that of the installed package of this name."""
+def installed(bundle: Path) -> tuple[str, Path]:
+    """The bundle's name and path, or where there is no such file those of the installed package of this name."""
     from importlib.metadata import entry_points
 
-    if bundle.exists():
-        return bundle
-    return next((entry.load() for entry in entry_points(group="framefill.bundles", name=str(bundle))), bundle)
+    from assistants.bundle import bundle_name
+
+    if not bundle.exists():
+        for entry in entry_points(group="framefill.bundles", name=str(bundle)):
+            return entry.name, entry.load()  # its path tells no name: the folder of each is called bundle
+    return bundle_name(bundle), bundle
 
 
-def default_bundle() -> Path:
-    """The most accurate of the bundles that come with framefill.
+def default_bundle() -> tuple[str, Path]:
+    """Name and path of the most accurate of the bundles that come with framefill.
 
     Raises:
         UsageError: none is installed.
@@ -267,4 +270,4 @@ def default_bundle() -> Path:
             "E401", "no parser is named and no default bundle is installed.", remedy="Pass --bundle or --checkpoint."
         )
     print(f"using the bundle {path.name}", file=sys.stderr)
-    return path
+    return path.name, path

@@ -88,10 +88,11 @@ def _parse_table(options: Any) -> None:
 
     total = table(options.source).count(options.source)
     shown = TextColumn("rows parsed"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    _, bundle = common.named_bundle(options)
     with Progress(*shown, console=Console(stderr=True)) as bar:
         task = bar.add_task("", total=total)
         parse_table(
-            options.source, options.out, common.bundle_path(options),
+            options.source, options.out, bundle,
             "utterance" if options.column is None else options.column, options.precision, options.processes or 0,
             options.overwrite, progress=lambda rows: bar.advance(task, rows),
         )  # fmt: skip

@@ -24,7 +24,8 @@ def add_arguments(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--bundle", type=Path, action="append", metavar="DIR",
-        help="written by `framefill export`; may be given several times, the first is the default",
+        help="written by `framefill export`, or the name of a package that `framefill wheel` made; may be given several times, "
+        "the first is the default",
     )  # fmt: skip
     parser.add_argument("--precision", choices=[*PRECISIONS], help="graphs to use (default: the first that is there)")
     parser.add_argument("--host", help="address to listen on (default: 127.0.0.1, this machine alone)")
