@@ -74,6 +74,8 @@ class Bundle:
             version, self._sums = self.manifest["format"], self.manifest["files"]
             if not isinstance(self._sums, dict):
                 raise TypeError("files is not a mapping")
+            # JSON can hold half of a surrogate pair, with which no manifest could be written again.
+            json.dumps(self.manifest, ensure_ascii=False).encode()
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise BundleError(
                 "E322",

@@ -16,9 +16,10 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
-from assistants.bundle import Bundle
+from assistants import runtime
+from assistants.bundle import Bundle, made_by_anyone
 from assistants.vendoring import PACKAGES, ROOT, closure, vendored
-from frames.errors import MachineError, UsageError
+from frames.errors import BundleError, MachineError, UsageError, located
 from frames.files import write_bytes, write_json, write_text
 from frames.folders import MANIFEST
 from frames.outputs import check_output
@@ -51,7 +52,7 @@ def wheel(bundle: Path | str, out: Path | str, name: str, version: str | None = 
         The wheel, ``NAME-VERSION-py3-none-any.whl``.
 
     Raises:
-        BundleError: the bundle cannot be read.
+        BundleError: the bundle cannot be read, or cannot be loaded, so that the package could not be either.
         UsageError: the name or version cannot be that of a package, or the wheel is there already.
         MachineError: hatchling is not installed, or the disk is full; a wheel that was there is left as it was.
     """
@@ -63,6 +64,7 @@ def wheel(bundle: Path | str, out: Path | str, name: str, version: str | None = 
     opened = Bundle(bundle)
     target = out / f"{name}-{version}-py3-none-any.whl"
     check_output(target, overwrite)
+    runtime.load(bundle)
     with tempfile.TemporaryDirectory() as aside:
         project = Path(aside) / "project"
         _write_project(project, opened, name, version)
@@ -98,24 +100,37 @@ def _write_project(project: Path, bundle: Bundle, name: str, version: str) -> No
     write_json(package / "bundle" / MANIFEST, bundle.manifest)
     for path, source in vendored(closure(OFFERED), f"{name}._runtime").items():
         write_text(package / "_runtime" / path, source)
-    about = _about(bundle.manifest)
+    with made_by_anyone(bundle.path), located(str(bundle.path)):
+        about, kind, licence = _about(bundle.manifest)
     write_text(package / "__init__.py", _INIT.format(name=name, version=version, about=about))
     write_text(package / "__main__.py", _MAIN.format(name=name))
     write_text(package / "py.typed", "")
-    licence = str(bundle.manifest.get("licence", "The bundle does not tell what it was trained on."))
     write_text(project / "LICENSE", _code_licence())
     write_text(project / "LICENSE-DATA", licence + "\n")
     write_text(project / "README.md", _README.format(name=name, about=about, licence=licence))
-    write_text(project / "pyproject.toml", _pyproject(name, version, about, bundle.manifest))
+    write_text(project / "pyproject.toml", _pyproject(name, version, about, kind, bundle.manifest))
 
 
-def _about(manifest: dict[str, Any]) -> str:
+def _about(manifest: dict[str, Any]) -> tuple[str, str, str]:
+    """A sentence on the bundle, the kind of its parser, and the licence of its data.
+
+    Raises:
+        BundleError: the kind is no name, and would be written into code.
+    """
     exact_match = manifest.get("metrics", {}).get("exact_match")
     figure = f", exact match {exact_match:.2f}" if isinstance(exact_match, int | float) else ""
-    return f"A framefill parser of kind {manifest['parser']} for task-oriented dialogue{figure}"
+    kind = str(manifest.get("parser", ""))
+    if not re.fullmatch(r"[a-z]+(_[a-z]+)*", kind):
+        raise BundleError(
+            "E398",
+            f"the manifest's parser, {kind[:100]!r}, is no kind of parser.",
+            remedy="Do not use this bundle; it was not written by framefill.",
+        )
+    licence = str(manifest.get("licence", "The bundle does not tell what it was trained on."))
+    return f"A framefill parser of kind {kind} for task-oriented dialogue{figure}", kind, licence
 
 
-def _pyproject(name: str, version: str, about: str, manifest: dict[str, Any]) -> str:
+def _pyproject(name: str, version: str, about: str, kind: str, manifest: dict[str, Any]) -> str:
     """Metadata for hatchling. JSON's strings and lists of strings are TOML as well."""
     needs = [*REQUIREMENTS, *(line for key, lines in MORE_REQUIREMENTS.items() if key in manifest for line in lines)]
     project = {
@@ -127,7 +142,7 @@ def _pyproject(name: str, version: str, about: str, manifest: dict[str, Any]) ->
         "license": "MIT AND LicenseRef-training-data",
         "license-files": ["LICENSE", "LICENSE-DATA"],
         "dependencies": needs,
-        "keywords": ["semantic parsing", "task-oriented dialogue", str(manifest["parser"])],
+        "keywords": ["semantic parsing", "task-oriented dialogue", kind],
         "classifiers": ["Programming Language :: Python :: 3", "Typing :: Typed"],
     }
     tables: dict[str, dict[str, Any]] = {

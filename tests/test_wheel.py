@@ -134,6 +134,26 @@ def test_what_else_is_refused(package: Path, repository: Path, tmp_path: Path, m
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"parser": '"""; import os; os.abort(); """'}, "E398"), ({"parser": None}, "E398"), ({"parser": ""}, "E398"),
+        ({"parser": "a\\"}, "E398"), ({"metrics": 7}, "E394"), ({"licence": "\ud800"}, "E322"), ({"decoding": 7}, "E394"),
+        ({"form": "none"}, "E331"), ({"files": {}}, "E324"),
+    ],
+)  # fmt: skip
+def test_a_manifest_that_no_package_can_have(changes: dict, code: str, repository: Path, tmp_path: Path):
+    bundle = repository / "models" / "conv-nar-topv2"
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    (tmp_path / "b").mkdir()
+    for name in manifest["files"]:
+        (tmp_path / "b" / name).symlink_to(bundle / name)
+    (tmp_path / "b" / "manifest.json").write_text(json.dumps(manifest | changes))
+    with pytest.raises(BundleError, match=code):
+        wheels.wheel(tmp_path / "b", tmp_path / "dist", NAME)
+    assert not (tmp_path / "dist").exists()
+
+
 def test_imports_are_followed_into_functions_and_packages(tmp_path: Path):
     house = tmp_path / "house"
     house.mkdir()
