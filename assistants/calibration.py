@@ -274,10 +274,13 @@ def least_threshold(probabilities: np.ndarray, right: np.ndarray, target: float 
     """
     order, shares = right_of_likeliest(probabilities, right)
     error = np.sqrt(target * (1 - target) / np.arange(1, len(order) + 1))
-    for wanted in (target + 2 * error, target):
-        enough = np.flatnonzero(shares >= wanted)
+    # Rows whose probabilities are equal once they are rounded, as the threshold is, are answered together or not at all.
+    thresholds = probabilities[order].round(4)
+    last = np.flatnonzero(np.diff(thresholds, append=-1.0))
+    for wanted in (target + 2 * error, np.full(len(order), target)):
+        enough = last[shares[last] >= wanted[last]]
         if len(enough):
-            return round(float(probabilities[order[enough[-1]]]), 4)
+            return float(thresholds[enough[-1]])
     return 1.0
 
 

@@ -113,6 +113,16 @@ def test_threshold_is_the_least_that_is_surely_right_often_enough(rows: int, see
     assert found == min(sure or enough or [1.0])
 
 
+def test_rows_of_equal_probability_are_answered_together_or_not_at_all():
+    right = np.arange(2000) < 1000
+    assert least_threshold(np.full(2000, 0.9), right) == 1.0
+    almost = np.where(right, 0.90004, 0.90001)
+    assert least_threshold(almost, right) == 1.0, "0.9 would answer all of them"
+    assert least_threshold(np.where(right, 0.9, 0.8), right) == 0.9
+    above = np.concatenate((np.full(1000, 0.95), np.full(2000, 0.9)))
+    assert least_threshold(above, np.concatenate((np.ones(1000, dtype=bool), right))) == 0.95
+
+
 def test_threshold_holds_on_other_rows():
     generator = np.random.default_rng(0)
     probabilities = generator.random((40, 4000))
