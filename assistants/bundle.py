@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import re
 import stat
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
@@ -37,6 +38,8 @@ FORMAT = 1
 PRECISIONS = {"int8": ".int8.onnx", "int4": ".int4.onnx", "fp32": ".onnx"}
 #: Suffix of a file that is kept compressed; whoever reads it names it without.
 PACKED = ".gz"
+#: Stands before the number of a part.
+PART = ".part"
 #: Keys of a manifest that tell of a bundle and change none of its frames.
 FIGURES = ("metrics", "confidence")
 
@@ -95,6 +98,11 @@ class Bundle:
     def has(self, name: str) -> bool:
         """Whether the manifest lists the file, whole or in parts, compressed or not."""
         return bool(self._files(name)[0])
+
+    def names(self) -> list[str]:
+        """Names that :meth:`read` knows, sorted: of whole files that are not compressed, however they are stored."""
+        whole = {re.sub(rf"\{PART}\d+$", "", name).removesuffix(PACKED) for name in self._sums}
+        return sorted(name for name in whole if self.has(name))
 
     def read(self, name: str) -> bytes:
         """A file's content, its checksum verified, its parts put together, unpacked if it is compressed.
@@ -169,7 +177,7 @@ def bundle_name(path: Path) -> str:
 
 def part_name(name: str, number: int) -> str:
     """Name of a part of a file, numbered from 1."""
-    return f"{name}.part{number}"
+    return f"{name}{PART}{number}"
 
 
 def write_packed(path: Path, content: bytes, largest: int | None) -> None:
