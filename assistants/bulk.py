@@ -29,7 +29,7 @@ from assistants.columns import COLUMNS, check_free, columns
 from assistants.onnx_backend import BundleParser
 from assistants.tables import JsonLines, Row, Table, table
 from frames.errors import MachineError, UsageError, located
-from frames.files import whole_file, write_json
+from frames.files import sha256, whole_file, write_json, write_text
 from frames.locks import locked
 from frames.outputs import check_output
 
@@ -37,6 +37,8 @@ from frames.outputs import check_output
 ROWS = 1024
 #: File that says what the parts in its folder belong to.
 _JOB = "job.json"
+#: File with the SHA-256 of the output, written before the output is.
+_OUTPUT = "output.sha256"
 #: Keys of a bundle's manifest that no answer depends on.
 _ABOUT = {"metrics", "environment"}
 
@@ -108,11 +110,13 @@ def parse_table(
     job = _job(source, out, given, Path(bundle), precision, column, rows)
     folder = out.with_name(f".{out.name}.parts")
     with locked(folder):
+        # Under the lock, for a run that held it may have written the file.
         if not _is_of(folder, job):
-            # Under the lock, for a run that held it may have written the file.
             check_output(out, overwrite)
             if isinstance(given, JsonLines):
                 _check_rows(source, given, written, job)
+        elif not _is_written(folder, out):
+            check_output(out, overwrite)
         _prepare(folder, job)
         parts = []
         with _pool(job, processes or os.cpu_count() or 1) as submit:
@@ -127,6 +131,7 @@ def parse_table(
             written.write(parts[0], [], job.names, COLUMNS, source)
         with whole_file(out) as temporary, located(str(source)):
             written.join(parts, temporary)
+            write_text(folder / _OUTPUT, sha256(temporary))
         shutil.rmtree(folder)
     return out
 
@@ -173,6 +178,12 @@ def _is_of(folder: Path, job: Job) -> bool:
         return bool(json.loads((folder / _JOB).read_bytes()) == asdict(job))
     except (OSError, ValueError):
         return False
+
+
+def _is_written(folder: Path, out: Path) -> bool:
+    """Whether the output is what an earlier run of the job wrote before it was killed, and nobody's own file."""
+    mark = folder / _OUTPUT
+    return mark.is_file() and out.is_file() and mark.read_text(encoding="utf-8") == sha256(out)
 
 
 def _prepare(folder: Path, job: Job) -> None:

@@ -230,6 +230,31 @@ def test_a_file_that_another_run_wrote_meanwhile_stays(small: Path, tmp_path: Pa
     assert parse_table(source, out, small, processes=1, overwrite=True) == out and len(rows_of(out)) == 1
 
 
+def test_a_file_that_was_put_there_between_two_runs_stays(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    source, out = written(tmp_path, ".csv", ["wake me at 6"] * 2), tmp_path / "out.csv"
+    with pytest.raises(KeyboardInterrupt):
+        parse_table(source, out, small, processes=1, rows=1, progress=stop)
+    out.write_text("somebody's own")
+    with pytest.raises(UsageError, match="E450"):
+        parse_table(source, out, small, processes=1, rows=1)
+    assert out.read_text() == "somebody's own"
+    out.unlink()
+    # A run that is killed between writing the output and removing the parts is ended by the next one.
+    with monkeypatch.context() as patch:
+        patch.setattr("assistants.bulk.shutil.rmtree", stop)
+        with pytest.raises(KeyboardInterrupt):
+            parse_table(source, out, small, processes=1, rows=1)
+    whole = out.read_bytes()
+    out.write_bytes(whole + b"a line of somebody's own\n")
+    with pytest.raises(UsageError, match="E450"):
+        parse_table(source, out, small, processes=1, rows=1)
+    out.write_bytes(whole)
+    parse_table(source, out, small, processes=1, rows=1)
+    assert out.read_bytes() == whole and not (tmp_path / ".out.csv.parts").exists()
+
+
 def test_a_process_that_is_killed_is_told(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     source = written(tmp_path, ".jsonl", ["wake me at 6"] * 3)
     monkeypatch.setattr("assistants.bulk._start", kill_itself)
