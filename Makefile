@@ -7,7 +7,7 @@ TORCH := torch==2.13.0
 # Thousands of files that nothing here imports need no compiling; Python compiles the others when it imports them, and
 # keeps what it compiled. Without that, every process of a test would take six seconds more to start.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: install demo test lint clean
+.PHONY: install demo test lint clean clean-trainings
 
 $(BIN)/framefill: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -29,4 +29,8 @@ test: lint
 	$(BIN)/pytest --numprocesses logical --dist loadgroup
 
 clean:
-	rm -rf $(VENV) runs corpora *.egg-info
+	rm -rf $(VENV) *.egg-info
+
+# All checkpoints and corpora that were made here.
+clean-trainings:
+	rm -rf runs corpora

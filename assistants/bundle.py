@@ -99,10 +99,22 @@ class Bundle:
         """Whether the manifest lists the file, whole or in parts, compressed or not."""
         return bool(self._files(name)[0])
 
-    def names(self) -> list[str]:
-        """Names that :meth:`read` knows, sorted: of whole files that are not compressed, however they are stored."""
-        whole = {re.sub(rf"\{PART}\d+$", "", name).removesuffix(PACKED) for name in self._sums}
-        return sorted(name for name in whole if self.has(name))
+    def graphs(self) -> dict[str, str]:
+        """Names that :meth:`read` knows of the graphs, by the graph, in the first of :data:`PRECISIONS` that is there.
+
+        Raises:
+            BundleError: there are none.
+        """
+        # Of a file that is stored in parts or compressed, the manifest has those names.
+        files = sorted({re.sub(rf"({PACKED})?({PART}\d+)?$", "", name) for name in self._sums})
+        for suffix in PRECISIONS.values():
+            named = {file.removesuffix(suffix): file for file in files if file.endswith(suffix)}
+            # Names of all graphs end as those of fp32 do.
+            if found := {graph: file for graph, file in named.items() if "." not in graph}:
+                return found
+        raise BundleError(
+            "E581", "the bundle has no graphs.", where=str(self.path), remedy="Copy or export the bundle again."
+        )
 
     def read(self, name: str) -> bytes:
         """A file's content, its checksum verified, its parts put together, unpacked if it is compressed.

@@ -134,7 +134,9 @@ class Csv(Table):
         """See :meth:`Table.read`."""
         with self._reader(path) as reader:
             names: list[str] = next(reader, [])
-            lines = (self._row(names, row) for row in reader if row)
+            # A blank line is an empty value where there is one column, and none where there are more.
+            blank = [""] if len(names) == 1 else []
+            lines = (self._row(names, row or blank) for row in reader if row or blank)
             while unit := list(islice(lines, rows)):
                 yield unit
 
@@ -220,13 +222,19 @@ class Parquet(Table):
         #: Types of the columns of all rows that were checked.
         self._types: dict[str, Any] = {}
 
-    def _open(self, path: Path) -> Any:
+    @contextmanager
+    def _open(self, path: Path) -> Iterator[Any]:
+        """The file; whatever is damaged in it is told, when it is opened and when it is read."""
         try:
-            return self._parquet.ParquetFile(path)
-        except self._arrow.ArrowInvalid as error:
+            with self._parquet.ParquetFile(path) as file:
+                yield file
+        except (self._arrow.ArrowException, OSError) as error:
+            # Errors of the system have a number; pyarrow raises others of the same class for what it cannot decode.
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
             raise CorpusError(
                 "E547",
-                f"this is no Parquet file ({error}).",
+                f"this is no Parquet file, or a damaged one ({' '.join(str(error).split())}).",
                 where=str(path),
                 remedy="It may be truncated; write it again.",
             ) from error
@@ -237,12 +245,27 @@ class Parquet(Table):
             # Batches end with row groups, units do not: they are the same however the file was written.
             waiting: list[Row] = []
             for batch in file.iter_batches(rows):
-                waiting += batch.to_pylist()
+                waiting += self._rows(path, batch)
                 while len(waiting) >= rows:
                     yield waiting[:rows]
                     del waiting[:rows]
             if waiting:
                 yield waiting
+
+    def _rows(self, path: Path, batch: Any) -> list[Row]:
+        """The rows of a batch as Python has them, which knows no year after 9999 and no text that is not UTF-8."""
+        values = []
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            try:
+                values.append(column.to_pylist())
+            except (self._arrow.ArrowException, OverflowError, ValueError) as error:
+                raise CorpusError(
+                    "E228",
+                    f"a value of the column {name!r} cannot be read ({error}).",
+                    where=str(path),
+                    remedy="Correct it, or leave that column out.",
+                ) from error
+        return [dict(zip(batch.schema.names, row, strict=True)) for row in zip(*values, strict=True)]
 
     def count(self, path: Path) -> int:
         """See :meth:`Table.count`."""

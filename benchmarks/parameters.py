@@ -15,8 +15,7 @@ from pathlib import Path
 
 import onnx
 
-from assistants.bundle import PRECISIONS, Bundle
-from frames.errors import BundleError
+from assistants.bundle import Bundle
 from frames.files import write_json
 
 #: Types of ONNX that hold numbers which are not quantized.
@@ -52,25 +51,13 @@ def count(path: Path) -> dict[str, int]:
     counts: dict[str, int] = {}
     embeddings: dict[str, int] = {}
     shared = 0
-    for name, file in _graphs(bundle).items():
+    for name, file in bundle.graphs().items():
         weights = _weights(onnx.load_from_string(bundle.read(file)))
         counts[name] = sum(weights.values())
         tables = {tensor: size for tensor, size in weights.items() if _is_embedding(tensor)}
         shared += sum(size for tensor, size in tables.items() if tensor in embeddings)
         embeddings |= tables
     return {**counts, "total": sum(counts.values()) - shared, "word_embeddings": sum(embeddings.values())}
-
-
-def _graphs(bundle: Bundle) -> dict[str, str]:
-    """Files of the graphs by their names, in the first precision that is there."""
-    for suffix in PRECISIONS.values():
-        files = {file.removesuffix(suffix): file for file in bundle.names() if file.endswith(suffix)}
-        # What fp32 graphs end with, all graphs do.
-        if graphs := {name: file for name, file in files.items() if "." not in name}:
-            return graphs
-    raise BundleError(
-        "E479", "the bundle has no graphs to count.", where=str(bundle.path), remedy="Copy or export the bundle again."
-    )
 
 
 def _weights(model: onnx.ModelProto) -> dict[str, int]:

@@ -123,6 +123,48 @@ def test_types_of_parquet_columns_stay(small: Path, tmp_path: Path):
     assert found["error"].to_pylist() == [None, "E454", None]
 
 
+def test_a_blank_line_is_a_row_where_there_is_one_column(small: Path, tmp_path: Path):
+    (tmp_path / "in.csv").write_text("utterance\nwake me at 6\n\nplay jazz\n")
+    rows = rows_of(parse_table(tmp_path / "in.csv", tmp_path / "out.csv", small, processes=1))
+    assert [row["utterance"] for row in rows] == ["wake me at 6", "", "play jazz"]
+    assert rows[1]["error"] == "E410"
+    (tmp_path / "in.csv").write_text("n,utterance\n1,wake me at 6\n\n2,play jazz\n")
+    assert [row["n"] for row in rows_of(tmp_path / "in.csv")] == ["1", "2"]
+
+
+@pytest.mark.parametrize("at", [4, 200, -60])
+def test_damaged_parquet_is_told_with_its_file(at: int, small: Path, tmp_path: Path):
+    arrow = pytest.importorskip("pyarrow")
+    import pyarrow.parquet
+
+    path = tmp_path / "in.parquet"
+    table = arrow.table({"utterance": [f"play song {number}" for number in range(500)]})
+    pyarrow.parquet.write_table(table, path, compression="snappy")
+    content = bytearray(path.read_bytes())
+    content[at : at + 16] = b"\xff" * 16
+    path.write_bytes(content)
+    with pytest.raises(CorpusError, match=r"E547.*in\.parquet"):
+        parse_table(path, tmp_path / "out.csv", small, processes=1)
+    with pytest.raises(FileNotFoundError):
+        KINDS[".parquet"]().count(tmp_path / "none.parquet")
+
+
+def test_values_of_parquet_that_python_does_not_have_are_told(small: Path, tmp_path: Path):
+    arrow = pytest.importorskip("pyarrow")
+    import pyarrow.parquet
+
+    year = 31_556_952
+    for values in (
+        arrow.array([0, 20_000 * year], arrow.timestamp("s")),
+        arrow.array([10**9], arrow.date32()),
+        arrow.array([b"\xff"], arrow.binary()).view(arrow.string()),
+    ):
+        path = tmp_path / "in.parquet"
+        pyarrow.parquet.write_table(arrow.table({"when": values, "utterance": ["play"] * len(values)}), path)
+        with pytest.raises(CorpusError, match=r"E228.*in\.parquet.*'when'"):
+            parse_table(path, tmp_path / "out.csv", small, processes=1)
+
+
 def test_processes_change_nothing(small: Path, tmp_path: Path):
     source = written(tmp_path, ".jsonl", UTTERANCES * 5)
     one = parse_table(source, tmp_path / "one.jsonl", small, processes=1, rows=7)
@@ -230,9 +272,7 @@ def test_a_file_that_another_run_wrote_meanwhile_stays(small: Path, tmp_path: Pa
     assert parse_table(source, out, small, processes=1, overwrite=True) == out and len(rows_of(out)) == 1
 
 
-def test_a_file_that_was_put_there_between_two_runs_stays(
-    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_file_that_was_put_there_between_two_runs_stays(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     source, out = written(tmp_path, ".csv", ["wake me at 6"] * 2), tmp_path / "out.csv"
     with pytest.raises(KeyboardInterrupt):
         parse_table(source, out, small, processes=1, rows=1, progress=stop)

@@ -44,6 +44,7 @@ def test_a_bundle_keeps_its_own_figures(bundle: Path, corpus: Path, tmp_path: Pa
     assert main(words) == 2
     words += ["--bundle", str(copy)]
     assert main([*words, "--domains", "timer"]) == main([*words, "--split", "train"]) == 2
+    assert main([*words, "--precision", "fp32"]) == 2, "these are not the figures of what `framefill parse` uses"
     assert json.loads((copy / "manifest.json").read_text()) == before
     assert main(words) == 0
     after = json.loads((copy / "manifest.json").read_text())

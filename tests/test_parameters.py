@@ -57,5 +57,5 @@ def test_precision_and_storage_change_no_number(precision: str, tmp_path: Path):
 
 def test_what_has_no_graphs_is_refused(tmp_path: Path):
     write_manifest(tmp_path, {"format": FORMAT})
-    with pytest.raises(BundleError, match="E479"):
+    with pytest.raises(BundleError, match="E581"):
         count(tmp_path)

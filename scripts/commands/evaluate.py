@@ -21,7 +21,7 @@ def add_arguments(commands: Any) -> None:
     common.add_rows(parser, "split to score (default: %(default)s)")
     parser.add_argument(
         "--keep", action="store_true",
-        help="keep the figures in the bundle's manifest, by which `framefill parse` finds the most accurate",
+        help="keep the figures in the bundle's manifest, by which `framefill parse` finds the most accurate; not with --domains, --split or --precision",
     )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures and their provenance here")
     parser.add_argument(
@@ -71,5 +71,11 @@ def _bundle_to_keep_in(options: Any) -> Any:
             "E416",
             "--keep is for the figures of all domains on eval, because figures of other rows cannot be compared.",
             remedy="Leave --domains and --split out, or --keep.",
+        )
+    if options.precision is not None:
+        raise UsageError(
+            "E479",
+            "--keep is for the figures of the graphs that a bundle is used with unless --precision is given.",
+            remedy="Leave --precision out, or --keep.",
         )
     return changeable(options.bundle)
