@@ -137,11 +137,11 @@ def divergence_plot(rows: Sequence[Row], divergence: Mapping[str, Mapping[str, f
 
 
 def structured_plot(rows: Sequence[Row]) -> bytes:
-    """Exact match of tickets and of parsers from nothing against the share kept, for each kind of parser, as PNG."""
-    kinds = sorted({row["parser"] for row in rows})
-    figure, axes = canvas(4.6 * len(kinds), 3.6, len(kinds))
-    for axis, kind in zip([axes] if len(kinds) == 1 else axes, kinds, strict=True):
-        found = sorted((row for row in rows if row["parser"] == kind), key=lambda row: row["kept"])
+    """Exact match of tickets and of parsers from nothing against the share kept, for each parser and domain, as PNG."""
+    groups = sorted({(row["parser"], row["domain"]) for row in rows})
+    figure, axes = canvas(4.6 * len(groups), 3.6, len(groups))
+    for axis, group in zip([axes] if len(groups) == 1 else axes, groups, strict=True):
+        found = sorted((row for row in rows if (row["parser"], row["domain"]) == group), key=lambda row: row["kept"])
         kept = [row["kept"] for row in found]
         axis.axhline(found[0]["dense_exact_match"], color="black", linewidth=1, label="dense")
         for name, label in (
@@ -150,7 +150,7 @@ def structured_plot(rows: Sequence[Row]) -> bytes:
             ("from_nothing_exact_match", "from nothing"),
         ):
             axis.plot(kept, [row[name] for row in found], marker="o", label=label)
-        axis.set(xlabel="share of heads and channels kept", ylabel="exact match on eval, %", title=kind)
+        axis.set(xlabel="share of heads and channels kept", ylabel="exact match on eval, %", title=", ".join(group))
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     return png(figure)

@@ -35,7 +35,8 @@ def structured(experiment: Experiment, domain: str, shares: Sequence[float], see
         out: folder.
 
     Returns:
-        The JSON file, with the rows of other kinds of parser that it had. Exact match is that of the ticket which goes on
+        The JSON file, with the rows that it had of other parsers, domains and shares; of the same parser and domain only
+        those that were made alike. Exact match is that of the ticket which goes on
         from its trained values; ``reset_exact_match`` is that of the one which begins again from its initial ones.
 
     Raises:
@@ -43,6 +44,15 @@ def structured(experiment: Experiment, domain: str, shares: Sequence[float], see
     """
     quiet()
     where = environment()
+    module = experiment.module
+    made = {
+        "model": asdict(module.config),
+        "decoding": asdict(module.decoding),
+        "optimization": asdict(module.optimization),
+        "data": experiment.data,
+        "study": asdict(experiment.study),
+        "corpus": experiment.checksums,
+    }
     dense = [train_smaller(experiment, domain, seed, "dense") for seed in seeds]
     rows: list[Row] = []
     for kept in shares:
@@ -53,7 +63,7 @@ def structured(experiment: Experiment, domain: str, shares: Sequence[float], see
         measured = compared(dense[0], ways["trained"][0], experiment, domain)
         rows.append(
             {
-                "parser": experiment.module.kind,
+                "parser": module.kind,
                 "kept": kept,
                 "exact_match": _mean(ways["trained"]),
                 "dense_exact_match": _mean(dense),
@@ -63,17 +73,25 @@ def structured(experiment: Experiment, domain: str, shares: Sequence[float], see
                 "domain": domain,
                 "seeds": list(seeds),
                 "steps": experiment.study.steps,
-                "made": {"study": asdict(experiment.study), "corpus": experiment.checksums},
+                "made": made,
                 "environment": where,
             }
         )
     path = out / "structured.json"
-    others = read_json(path, "rows of structured tickets", "E570") if path.exists() else []
-    kinds = {row["parser"] for row in rows}
-    rows = [row for row in others if row["parser"] not in kinds] + rows
+    earlier = read_json(path, "rows of structured tickets", "E570") if path.exists() else []
+    rows = [row for row in earlier if _stays(row, rows)] + rows
     write_json(path, rows)
     write_bytes(out / "structured.png", structured_plot(rows))
     return path
+
+
+def _stays(row: Row, later: Sequence[Row]) -> bool:
+    """Whether an earlier row stays beside later ones, which are all of one parser and domain."""
+    if (row["parser"], row["domain"]) != (later[0]["parser"], later[0]["domain"]):
+        return True
+    # Rows of earlier versions tell less of what they were made by.
+    alike = {**later[0]["made"], **row["made"]} == later[0]["made"] and row["seeds"] == later[0]["seeds"]
+    return alike and row["kept"] not in {new["kept"] for new in later}
 
 
 def compared(dense: Smaller, ticket: Smaller, experiment: Experiment, domain: str) -> Row:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -520,6 +521,33 @@ def test_structured_tickets_are_trained_exported_and_measured(
         structured(experiment, "timer", [0.5], [SEED], tmp_path)
 
 
+def test_structured_rows_of_earlier_calls_stay_if_they_were_made_alike(
+    conv: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    trained = SimpleNamespace(record={"exact_match": 50.0})
+    monkeypatch.setattr("scripts.structured.train_smaller", lambda *_: trained)
+    monkeypatch.setattr("scripts.structured.compared", lambda *_: {})
+
+    def rows(domain: str, kept: list[float], seeds: list[int]) -> list[tuple[str, float]]:
+        return [
+            (row["domain"], row["kept"])
+            for row in json.loads(structured(conv, domain, kept, seeds, tmp_path).read_bytes())
+        ]
+
+    assert rows("weather", [0.5, 0.3], [0]) == [("weather", 0.5), ("weather", 0.3)]
+    path = tmp_path / "structured.json"
+    earlier = json.loads(path.read_bytes())
+    for row in earlier:
+        del row["made"]["model"]  # as rows of earlier versions
+    path.write_text(json.dumps([{**earlier[0], "parser": "span_pointer"}, *earlier]))
+    assert rows("timer", [0.5], [0]) == [("weather", 0.5), ("weather", 0.5), ("weather", 0.3), ("timer", 0.5)]
+    assert rows("weather", [0.3], [0]) == [("weather", 0.5), ("weather", 0.5), ("timer", 0.5), ("weather", 0.3)]
+    assert (tmp_path / "structured.png").read_bytes()[:4] == b"\x89PNG"
+    assert rows("weather", [0.3], [1]) == [("weather", 0.5), ("timer", 0.5), ("weather", 0.3)], "other seeds"
+    monkeypatch.setattr(conv, "checksums", {"train": "0", "eval": "0"})
+    assert rows("weather", [0.4], [1]) == [("weather", 0.5), ("timer", 0.5), ("weather", 0.4)], "other rows"
+
+
 def test_pieces_and_labels_are_shared_by_all_domains(conv: Experiment):
     timer, alarm = conv.domain("timer"), conv.domain("alarm")
     assert timer.assets is alarm.assets is conv.assets
@@ -534,7 +562,7 @@ def test_the_notebook_draws_what_the_records_hold(repository: Path, tmp_path: Pa
         for strategy in STRATEGIES[1:]
         for sparsity in (0.0001, 0.9)
     ]
-    smaller = {"parser": "conv_nar", "kept": 0.5, "exact_match": 49.0, "dense_exact_match": 50.0}
+    smaller = {"parser": "conv_nar", "domain": "a", "kept": 0.5, "exact_match": 49.0, "dense_exact_match": 50.0}
     smaller |= {"from_nothing_exact_match": 48.0, "reset_exact_match": 47.0, "latency_ratio": 1.5, "size_ratio": 2.5}
     for name, value in (
         ("summary", [row, *tickets]),
