@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data.topv2.reader import data_root
+from data.topv2.reader import corpus_checksum, data_root
 from frames.errors import UsageError
 from frames.files import read_json, write_bytes, write_json
 from frames.plots import canvas, png
 from frames.yaml_files import parse_yaml
-from scripts.trainings import done, fit, name_of, record
+from scripts.trainings import Training, check_made_by, digest_of, fit, is_made_by, lacks, name_of, record
 
 #: The training that the others are compared with.
 BASE = "as it is"
@@ -31,47 +29,52 @@ def ablations(config: Path, trial: Path, changes: Sequence[Path], root: str | No
         extra: words for every ``framefill fit``.
 
     Returns:
-        Folder under ``results/`` with ``table.json``, ``table.png`` and the record of every training.
+        Folder under ``results/`` with ``table.json``, ``table.png`` and the record of every training. Changes of earlier calls
+        stay in the table if the training that they are compared with is the same.
 
     Raises:
         UsageError: a config cannot be read or names no run, a training failed, or one of that name is there that other
-            configs or words made.
+            configs, rows or words made.
         BundleError: the table that is there cannot be read.
     """
     run = f"ablations/{name_of(config)}"
     out = Path("results") / run
     root = str(data_root(root))
-    plan: dict[str, tuple[str, list[Path], str]] = {}
+    checksums = [corpus_checksum(root, split) for split in ("train", "eval")]
+    plan: dict[str, Training] = {}
     for change in (None, *changes):
         name = BASE if change is None else change.stem
         laid = [config, trial]
         if change is not None:
             laid = [change, trial] if _stands_alone(change) else [config, trial, change]
-        training = (name, laid, _digest(laid, extra))
-        if plan.setdefault(f"{run}/{name.replace(' ', '_')}", training)[2] != training[2]:
+        words = [*(word for path in laid for word in ("--config", str(path))), "--data.root", root]
+        training = Training(f"{run}/{name.replace(' ', '_')}", words, digest_of(laid, extra, checksums))
+        if any(other.run == training.run and other.digest != training.digest for other in plan.values()):
             raise UsageError(
                 "E495", f"two changes are called {name}.", where=str(change), remedy="Give the file another name."
             )
+        plan.setdefault(name, training)
     before = read_json(out / "table.json", "a table of ablations", "E496") if (out / "table.json").exists() else {}
-    for where, (name, _, digest) in plan.items():
-        if done(where) and not _same(before, name, digest, config, trial):
-            raise UsageError(
-                "E494",
-                f"the training {name!r} is there, made by other configs or other words after --fit.",
-                where=f"results/{where}",
-                remedy=f"Move {out} and runs/{run} away, or give what it was made by.",
-            )
+    about = {"config": config.name, "trial": trial.name}
+    check_made_by(list(plan.values()), before, about, extra)
     table: dict[str, dict[str, Any]] = {}
-    made_by = dict(before.get("made_by", {}))
-    for where, (name, laid, digest) in plan.items():
-        words = [word for path in laid for word in ("--config", str(path))]
-        fit(where, [*words, "--data.root", root, *extra])
-        found = record(where)
+    made_by: dict[str, str] = {}
+    if is_made_by(plan[BASE], before, about, extra):
+        made_by |= before.get("made_by", {})
+        for name, row in before["trainings"].items():
+            if name not in plan or is_made_by(plan[name], before, about, extra):
+                table[name] = row
+    for name, training in plan.items():
+        if lacks(training.run):
+            # Told before, so that a training that is killed is not taken up by other words.
+            made_by[training.run] = training.digest
+            write_json(out / "table.json", {**about, "trainings": table, "made_by": made_by})
+        fit(training.run, [*training.words, *extra])
+        found = record(training.run)
         table[name] = {figure: found[figure] for figure in FIGURES}
-        table[name]["change"] = round(found["exact_match"] - table[BASE]["exact_match"], 2)
-        made_by[name] = digest
-        written = {"config": config.name, "trial": trial.name, "trainings": table, "made_by": made_by}
-        write_json(out / "table.json", written)
+        for row in table.values():
+            row["change"] = round(row["exact_match"] - table[BASE]["exact_match"], 2)
+        write_json(out / "table.json", {**about, "trainings": table, "made_by": made_by})
         write_bytes(out / "table.png", plot(table))
     return out
 
@@ -86,19 +89,6 @@ def plot(table: dict[str, dict[str, Any]]) -> bytes:
     axes.set(xlabel=f"change of exact match on eval, points ({table[BASE]['exact_match']:.2f} {BASE})")
     axes.grid(alpha=0.3, axis="x")
     return png(figure)
-
-
-def _digest(laid: Sequence[Path], extra: Sequence[str]) -> str:
-    """SHA-256 of all that makes a training beside the corpus."""
-    configs = [parse_yaml(path.read_text(encoding="utf-8")) for path in laid]
-    return hashlib.sha256(json.dumps([configs, *extra], sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _same(before: Mapping[str, Any], name: str, digest: str, config: Path, trial: Path) -> bool:
-    """Whether the training that is there is the one that is wanted; tables of earlier versions tell only two names."""
-    if name in before.get("made_by", {}):
-        return before["made_by"][name] == digest
-    return not before or (before.get("config"), before.get("trial")) == (config.name, trial.name)
 
 
 def _stands_alone(config: Path) -> bool:

@@ -6,17 +6,37 @@ experiment is taken up where it stopped.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from frames.errors import FramefillError, UsageError, located
 from frames.folders import run_folder
 from frames.yaml_files import parse_yaml
+
+#: Options of ``framefill fit`` that change no training.
+NEUTRAL = ("--threads", "--trainer.enable_progress_bar", "--trainer.enable_model_summary")
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training of an experiment.
+
+    Attributes:
+        run: its name.
+        words: for ``framefill fit``, without those that the user adds to every training.
+        digest: of all that makes it, see :func:`digest_of`.
+    """
+
+    run: str
+    words: list[str]
+    digest: str
 
 
 def name_of(config: Path) -> str:
@@ -40,6 +60,70 @@ def name_of(config: Path) -> str:
         ) from error
 
 
+def digest_of(configs: Sequence[Path], words: Sequence[str], made_from: Sequence[str]) -> str:
+    """SHA-256 of all that makes a training.
+
+    Args:
+        configs: laid one over the other.
+        words: for ``framefill fit`` beside them; :data:`NEUTRAL` ones do not count.
+        made_from: checksums of the rows, and the digest of a training that it goes on from.
+    """
+    laid = [parse_yaml(path.read_text(encoding="utf-8")) for path in configs]
+    made_by = json.dumps([laid, _options(words), *made_from], sort_keys=True, default=str)
+    return hashlib.sha256(made_by.encode()).hexdigest()
+
+
+def _options(words: Sequence[str]) -> list[list[str]]:
+    """Options that change a training, each with its values; ``--a=1`` is ``--a 1``."""
+    options: list[list[str]] = []
+    for word in words:
+        if word.startswith("--"):
+            options.append(word.split("=", 1))
+        elif options:
+            options[-1].append(word)
+        else:
+            options.append([word])
+    return [option for option in options if option[0] not in NEUTRAL]
+
+
+def is_made_by(training: Training, before: Mapping[str, Any], configs: Mapping[str, Any], extra: Sequence[str]) -> bool:
+    """Whether the training that an experiment's record knows by this name is the one that is wanted.
+
+    Records of earlier versions have no digests. Theirs is, if the command has the configs that the record names, and no words
+    after ``--fit`` that change a training.
+
+    Args:
+        training: that is wanted.
+        before: the experiment's record, with digests by runs as ``made_by``; empty if there is none.
+        configs: what the record says of the configs.
+        extra: words after ``--fit``.
+    """
+    digests = before.get("made_by", {})
+    if training.run in digests:
+        return bool(digests[training.run] == training.digest)
+    return not _options(extra) and {**before, **configs} == before
+
+
+def check_made_by(
+    trainings: Sequence[Training], before: Mapping[str, Any], configs: Mapping[str, Any], extra: Sequence[str]
+) -> None:
+    """Checks trainings that are there, done or begun; arguments as for :func:`is_made_by`.
+
+    Raises:
+        UsageError: one is not the one that is wanted.
+    """
+    for training in trainings:
+        runs = Path("runs") / training.run
+        if (done(training.run) or any(runs.glob("*.ckpt"))) and not is_made_by(training, before, configs, extra):
+            raise UsageError(
+                "E494",
+                f"the training {runs.name!r} is there, and was made by other configs, rows or words after --fit, or nobody "
+                "knows by which.",
+                where=f"results/{training.run}",
+                remedy=f"Move {_path(training.run).parent.parent} and {runs.parent} away, or give what it was made by.",
+            )
+
+
 def fit(run: str, words: Sequence[str], needed: bool = False) -> Path:
     """The best checkpoint of a training, which is done or continued unless its record is there.
 
@@ -52,8 +136,7 @@ def fit(run: str, words: Sequence[str], needed: bool = False) -> Path:
         UsageError: the training failed.
         SystemExit: this process was asked to end, and the training was before it.
     """
-    best = Path("runs") / run / "best.ckpt"
-    if not done(run) or (needed and not best.exists()):
+    if lacks(run, needed):
         print(f"\n{run}", flush=True)
         command = [sys.executable, "-m", "scripts.cli", "fit", *words, "--run", run, "--resume", "true"]
         if status := run_to_end(command):
@@ -62,7 +145,12 @@ def fit(run: str, words: Sequence[str], needed: bool = False) -> Path:
                 f"the training {run} ended with status {status}.",
                 remedy="Mend what it says above and run the command again; what is done is kept.",
             )
-    return best
+    return _best(run)
+
+
+def lacks(run: str, needed: bool = False) -> bool:
+    """Whether :func:`fit` trains."""
+    return not done(run) or (needed and not _best(run).exists())
 
 
 def run_to_end(command: Sequence[str]) -> int:
@@ -107,9 +195,8 @@ def record(run: str) -> dict[str, Any]:
     return json.loads(_path(run).read_text(encoding="utf-8"))
 
 
-def recorded(run: str, pattern: str) -> list[str]:
-    """Last parts of the names ``run/...`` of trainings that are done and fit a glob pattern."""
-    return [path.parent.name for path in Path().glob(str(_path(f"{run}/{pattern}")))]
+def _best(run: str) -> Path:
+    return Path("runs") / run / "best.ckpt"
 
 
 def _path(run: str) -> Path:

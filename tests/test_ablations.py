@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -59,24 +60,78 @@ def test_trainings_made_otherwise_are_not_taken_for_these(corpus: Path, tmp_path
         path.parent.mkdir(exist_ok=True)
         path.write_text(yaml.safe_dump({"run": "parser", "data": {"vocabulary": len(str(path))}}))
     for _ in range(2):
-        folder = ablations(parser, short, [one], str(corpus), ["--threads=1"])
+        folder = ablations(parser, short, [one], str(corpus), ["--threads=1", "--seed_everything=1"])
     table = folder / "table.json"
     made = table.read_bytes()
-    for trial, changes, words, code in (
-        (long, [one], ["--threads=1"], "E494.*'as it is'.*results/ablations/parser"),
-        (short, [one], ["--threads=2"], "E494.*'as it is'"),
-        (short, [other], ["--threads=1"], "E494.*'one'"),
-        (short, [one, other], ["--threads=1"], "E495.*called one"),
-        (short, [base], ["--threads=1"], "E495.*called as_it_is"),
+    ablations(parser, short, [one], str(corpus), ["--seed_everything", "1", "--threads", "2"])
+    assert table.read_bytes() == made, "threads change no training"
+    rows = tmp_path / "rows"
+    shutil.copytree(corpus, rows)
+    (rows / "timer_train.tsv").unlink()
+    seed = ["--seed_everything=1"]
+    for trial, changes, root, words, code in (
+        (long, [one], corpus, seed, "E494.*'as_it_is'"),
+        (short, [one], corpus, ["--seed_everything=2"], "E494.*'as_it_is'.*Move results/ablations/parser"),
+        (short, [one], rows, seed, "E494.*'as_it_is'"),
+        (short, [other], corpus, seed, "E494.*'one'"),
+        (short, [one, other], corpus, seed, "E495.*called one"),
+        (short, [base], corpus, seed, "E495.*called as_it_is"),
     ):
         with pytest.raises(UsageError, match=code):
-            ablations(parser, trial, changes, str(corpus), words)
+            ablations(parser, trial, changes, str(root), words)
     assert table.read_bytes() == made
     # A table of an earlier version tells the names of the two configs.
     write_json(table, {name: value for name, value in json.loads(made).items() if name != "made_by"})
+    for trial, words in ((long, []), (short, seed)):
+        with pytest.raises(UsageError, match="E494"):
+            ablations(parser, trial, [one], str(corpus), words)
+    ablations(parser, short, [one], str(corpus), ["--threads=1"])
+
+
+def test_changes_of_earlier_calls_stay_in_the_table(corpus: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = {"as_it_is": 50.0, "one": 51.0, "two": 49.0}
+
+    def fit(run: str, words: list[str]) -> None:
+        write_json(Path("results") / run / "metrics.json", dict.fromkeys(FIGURES, found[Path(run).name]))
+
+    monkeypatch.setattr("scripts.ablations.fit", fit)
+    parser, trial, one, two = (tmp_path / f"{name}.yaml" for name in ("parser", "trial", "one", "two"))
+    for path in (parser, trial, one, two):
+        path.write_text(yaml.safe_dump({"run": "parser", "data": {"vocabulary": len(str(path))}}))
+
+    def table(change: Path) -> dict[str, float]:
+        folder = ablations(parser, trial, [change], str(corpus), [])
+        rows = json.loads((folder / "table.json").read_bytes())["trainings"]
+        return {name: row["change"] for name, row in rows.items()}
+
+    assert table(one) == {"as it is": 0.0, "one": 1.0}
+    assert table(two) == {"as it is": 0.0, "one": 1.0, "two": -1.0}
+    assert table(one) == {"as it is": 0.0, "one": 1.0, "two": -1.0}
+    # Another training to compare with, as nothing of the old one is there: what was compared with that goes.
+    shutil.rmtree("results/ablations/parser/as_it_is")
+    shutil.rmtree("results/ablations/parser/two")
+    parser.write_text(yaml.safe_dump({"run": "parser", "data": {"vocabulary": 1}}))
+    assert table(two) == {"as it is": 0.0, "two": -1.0}
+
+
+def test_a_training_that_was_begun_is_not_taken_up_by_other_words(corpus: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def killed(run: str, words: list[str]) -> None:
+        (Path("runs") / run).mkdir(parents=True, exist_ok=True)
+        (Path("runs") / run / "last.ckpt").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("scripts.ablations.fit", killed)
+    parser, trial = tmp_path / "parser.yaml", tmp_path / "trial.yaml"
+    for path in (parser, trial):
+        path.write_text(yaml.safe_dump({"run": "parser"}))
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            ablations(parser, trial, [], str(corpus), ["--seed_everything=1"])
     with pytest.raises(UsageError, match="E494"):
-        ablations(parser, long, [one], str(corpus), [])
-    ablations(parser, short, [one], str(corpus), [])
+        ablations(parser, trial, [], str(corpus), ["--seed_everything=2"])
 
 
 def test_a_fraction_is_the_same_rows_every_time(corpus: Path):

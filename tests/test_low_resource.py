@@ -1,7 +1,9 @@
 import json
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import yaml
 from data.topv2.reader import LOW_RESOURCE, read_split, write_file
 from data.topv2.spis import sample
 from frames.errors import BundleError, CorpusError, UsageError
+from frames.files import write_json
 from frames.frame import Frame
 from frames.ontology import Ontology
 from lightning_modules.datamodule import TOPv2DataModule
@@ -98,12 +101,108 @@ def test_the_curve_is_trained_recorded_drawn_and_taken_up_again(
     assert str(root) not in str(trained["datamodule_hyper_parameters"]), "and so does a checkpoint"
     assert (folder / "curve.png").read_bytes()[:4] == b"\x89PNG"
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*/metrics.json")}
-    (folder / "curve.json").unlink()
     words.remove("6")
     assert main(words) == 0
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*/metrics.json")} == before
     again = json.loads((folder / "curve.json").read_text())["exact_match_by_spis"]["weather"]
     assert again == curve, "points of earlier calls are on the curve"
+
+
+@pytest.fixture
+def low(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict]:
+    """The experiment without its trainings: gives the curve's record, and keeps the runs that were trained in ``trained``."""
+    monkeypatch.chdir(tmp_path)
+
+    def fit(run: str, words: list[str], needed: bool = False) -> Path:
+        if not Path("results", run, "metrics.json").exists():
+            experiment.trained.append(Path(run).name)
+            write_json(Path("results", run, "metrics.json"), {"exact_match": 50.0})
+        return Path("runs", run, "best.ckpt")
+
+    monkeypatch.setattr("scripts.low_resource.fit", fit)
+    for name in ("parser", "source", "tuning", "other"):
+        Path(f"{name}.yaml").write_text(yaml.safe_dump({"run": "parser", "data": {"vocabulary": len(name)}}))
+
+    def experiment(targets=("weather",), spis=(2,), words=(), source="source", tuning=("tuning",), rows=root) -> dict:
+        experiment.trained = []
+        config, shorter, *laid = (Path(f"{name}.yaml") for name in ("parser", source, *tuning))
+        folder = low_resource(config, shorter, laid, str(rows), targets, spis, words)
+        return json.loads((folder / "curve.json").read_bytes())
+
+    return experiment
+
+
+def test_points_of_earlier_calls_stay_on_the_curve(low: Callable[..., dict], root: Path, tmp_path: Path):
+    rows = shutil.copytree(root, tmp_path / "rows")
+    for split in ("train_2spis", "valid_2spis"):
+        shutil.copy(rows / LOW_RESOURCE / f"weather_{split}.tsv", rows / LOW_RESOURCE / f"timer_{split}.tsv")
+    low(["timer", "weather"], [2], rows=rows)
+    assert low.trained == ["source", "timer_2", "weather_2"]
+    curve = low(["weather"], [6], rows=rows)
+    assert low.trained == ["weather_6"] and curve["sources"] == ["alarm"]
+    assert curve["exact_match_by_spis"] == {"timer": {"2": 50.0}, "weather": {"2": 50.0, "6": 50.0}}
+    shutil.rmtree("results/low_resource/parser/weather_6")
+    with pytest.raises(UsageError, match="E494.*'timer_2'"):
+        low(["weather"], [6], tuning=["other"], rows=rows)
+    # The source parser has seen alarm.
+    for split in ("train_6spis", "valid_6spis"):
+        shutil.copy(rows / LOW_RESOURCE / f"weather_{split}.tsv", rows / LOW_RESOURCE / f"alarm_{split}.tsv")
+    with pytest.raises(UsageError, match="E494.*'source'"):
+        low(["alarm"], [6], rows=rows)
+
+
+def test_trainings_made_otherwise_are_not_taken_for_these(low: Callable[..., dict], root: Path, tmp_path: Path):
+    words = ["--model.optimization.lr", "1"]
+    made = low(words=words)
+    assert low(words=["--model.optimization.lr=1", "--threads", "2", "--trainer.enable_progress_bar=false"]) == made
+    assert not low.trained
+    rows = shutil.copytree(root, tmp_path / "rows")
+    drawn = rows / LOW_RESOURCE / "weather_train_2spis.tsv"
+    drawn.write_text("".join(drawn.read_text().splitlines(keepends=True)[:-1]))
+    for otherwise, run in (
+        ({"words": []}, "source"),
+        ({"words": ["--model.optimization.lr", "2"]}, "source"),
+        ({"words": words, "source": "other"}, "source"),
+        ({"words": words, "tuning": ["tuning", "other"]}, "weather_2"),
+        ({"words": words, "rows": rows}, "weather_2"),
+    ):
+        with pytest.raises(UsageError, match=f"E494.*{run}'.*Move results/low_resource/parser"):
+            low(**otherwise)
+    # A curve of an earlier version tells the configs' names and the domains.
+    curve = tmp_path / "results" / "low_resource" / "parser" / "curve.json"
+    write_json(curve, {name: value for name, value in made.items() if name != "made_by"})
+    for otherwise in ({"words": words}, {"source": "other"}, {"tuning": ["other"]}):
+        with pytest.raises(UsageError, match="E494"):
+            low(**otherwise)
+    assert low()["exact_match_by_spis"] == made["exact_match_by_spis"] and not low.trained
+    # Nor is it known who made records without a curve.
+    curve.unlink()
+    with pytest.raises(UsageError, match="E494"):
+        low()
+    curve.write_text("[")
+    with pytest.raises(BundleError, match="E582"):
+        low()
+
+
+@pytest.mark.parametrize(
+    ("parser", "source", "tuning"),
+    [
+        ("span_pointer_minilm", "low_resource_source", ["low_resource", "low_resource_wide"]),
+        ("raf_minilm", "low_resource_raf_source", ["low_resource", "low_resource_raf"]),
+    ],
+)
+def test_the_documented_commands_find_the_committed_curves(
+    parser: str, source: str, tuning: list[str], repository: Path
+):
+    curve = json.loads((repository / "results" / "low_resource" / parser / "curve.json").read_bytes())
+    named = {"config": parser, "source_training": source, "fine_tuning": tuning}
+    written = {
+        key: [f"{n}.yaml" for n in name] if key == "fine_tuning" else f"{name}.yaml" for key, name in named.items()
+    }
+    assert {**curve, **written} == curve
+    guide = (repository / "docs" / "guides" / "few_rows.md").read_text()
+    laid = " ".join(f"configs/{name}.yaml" for name in tuning)
+    assert f"--config configs/{parser}.yaml --source-training configs/{source}.yaml --fine-tuning {laid} " in guide
 
 
 def test_a_training_without_its_checkpoint_is_done_again_if_it_is_needed(tmp_path: Path, monkeypatch):

@@ -40,7 +40,10 @@ def add_arguments(commands: Any) -> None:
         experiment.add_argument("--config", type=Path, required=True, help="the parser's config")
         common.add_root(experiment)
         experiment.add_argument(
-            "--fit", nargs=argparse.REMAINDER, default=[], help="last: options for every `framefill fit`"
+            "--fit",
+            nargs=argparse.REMAINDER,
+            default=[],
+            help="last: options for every `framefill fit`; trainings that other ones made are refused",
         )
     low.add_argument(
         "--source-training", type=Path,
