@@ -88,3 +88,12 @@ def test_committed_bundles_parse_without_torch(name: str, repository: Path):
     words = [sys.executable, "-c", code]
     done = subprocess.run(words, cwd=repository, env=environment(repository), capture_output=True, text=True)
     assert done.stdout == "[IN:CREATE_ALARM [SL:DATE_TIME at 6 ] ]\n", done.stderr
+
+
+def test_make_clean_keeps_what_was_trained(repository: Path):
+    def removed(target: str) -> set[str]:
+        done = subprocess.run(["make", "-n", target], cwd=repository, capture_output=True, text=True, check=True)
+        return {*done.stdout.split()}
+
+    assert not removed("clean") & {"runs", "corpora"}
+    assert removed("clean-trainings") >= {"runs", "corpora"}
