@@ -116,7 +116,7 @@ def low_resource(
         trained(one, [f"--data.init_from={best}"])
         points = {**curve.get(target, {}), str(samples): record(one.run)["exact_match"]}
         curve[target] = dict(sorted(points.items(), key=lambda point: int(point[0])))
-    write()
+        write()
     write_bytes(out / "curve.png", plot(curve))
     return out
 
