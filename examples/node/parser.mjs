@@ -33,8 +33,8 @@ export async function load(folder) {
 export class Parser {
   constructor(config, tokenizer, grammar, graphs) {
     Object.assign(this, { config, tokenizer, grammar, graphs });
-    this.wanted = Math.max(1, config.num_rescored);
-    this.margin = config.num_rescored ? config.rescoring_margin : 0; // how far behind the best a frame may be
+    this.wanted = graphs.rescorer ? config.num_rescored : 1;
+    this.margin = graphs.rescorer ? config.rescoring_margin : 0; // how far behind the best a frame may be
   }
 
   /**
