@@ -14,8 +14,6 @@ import zlib
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import PurePosixPath, PureWindowsPath
 
-from numpy.lib.format import read_array_header_1_0, read_magic
-
 from frames.errors import BundleError
 from frames.files import BOUNDED, UNREADABLE_ZIP, read_member
 
@@ -158,6 +156,8 @@ def _safetensors(content: bytes) -> Iterator[tuple[list[int], int]]:
 
 def _arrays(content: bytes) -> Iterator[tuple[list[int], int]]:
     """Shapes of NumPy's arrays, with the bytes of an element, and the bytes of each, stored as ``numpy.savez`` does."""
+    from numpy.lib.format import read_array_header_1_0, read_magic  # not for ``--help``, which imports this file
+
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         check_archive(archive, len(content), "", (zipfile.ZIP_STORED,))
         for name in archive.namelist():
