@@ -110,13 +110,12 @@ def parse_table(
     job = _job(source, out, given, Path(bundle), precision, column, rows)
     folder = out.with_name(f".{out.name}.parts")
     with locked(folder):
-        # Under the lock, for a run that held it may have written the file.
-        if not _is_of(folder, job):
+        begun = _is_of(folder, job)
+        if not (begun and _is_written(folder, out)):
+            # Under the lock, for a run that held it may have written the file.
             check_output(out, overwrite)
-            if isinstance(given, JsonLines):
-                _check_rows(source, given, written, job)
-        elif not _is_written(folder, out):
-            check_output(out, overwrite)
+        if not begun and isinstance(given, JsonLines):
+            _check_rows(source, given, written, job)
         _prepare(folder, job)
         parts = []
         with _pool(job, processes or os.cpu_count() or 1) as submit:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import onnx
 
-from assistants.bundle import Bundle
+from assistants.bundle import Bundle, bundle_name
 from frames.files import write_json
 
 #: Types of ONNX that hold numbers which are not quantized.
@@ -30,7 +30,7 @@ def main() -> None:
     options.add_argument("--bundles", nargs="+", type=Path, required=True)
     options.add_argument("--out", type=Path, default=Path("results/parameters.json"))
     given = options.parse_args()
-    table = {bundle.name.removesuffix(".zip"): count(bundle) for bundle in given.bundles}
+    table = {bundle_name(bundle): count(bundle) for bundle in given.bundles}
     for name, counts in table.items():
         print(name, counts)
     write_json(given.out, table)

@@ -11,7 +11,7 @@ from frames.errors import UsageError
 from frames.files import read_json, write_bytes, write_json
 from frames.plots import canvas, png
 from frames.yaml_files import parse_yaml
-from scripts.trainings import Training, check_made_by, digest_of, fit, is_made_by, lacks, name_of, record
+from scripts.trainings import Training, check_made_by, digest_of, fit_noted, is_made_by, name_of, record
 
 #: The training that the others are compared with.
 BASE = "as it is"
@@ -64,17 +64,17 @@ def ablations(config: Path, trial: Path, changes: Sequence[Path], root: str | No
         for name, row in before["trainings"].items():
             if name not in plan or is_made_by(plan[name], before, about, extra):
                 table[name] = row
+
+    def write() -> None:
+        write_json(out / "table.json", {**about, "trainings": table, "made_by": made_by})
+
     for name, training in plan.items():
-        if lacks(training.run):
-            # Told before, so that a training that is killed is not taken up by other words.
-            made_by[training.run] = training.digest
-            write_json(out / "table.json", {**about, "trainings": table, "made_by": made_by})
-        fit(training.run, [*training.words, *extra])
+        fit_noted(training, extra, made_by, write)
         found = record(training.run)
         table[name] = {figure: found[figure] for figure in FIGURES}
         for row in table.values():
             row["change"] = round(row["exact_match"] - table[BASE]["exact_match"], 2)
-        write_json(out / "table.json", {**about, "trainings": table, "made_by": made_by})
+        write()
         write_bytes(out / "table.png", plot(table))
     return out
 

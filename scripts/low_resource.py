@@ -14,7 +14,7 @@ from scripts.trainings import (
     check_made_by,
     digest_of,
     done,
-    fit,
+    fit_noted,
     is_made_by,
     lacks,
     name_of,
@@ -104,16 +104,9 @@ def low_resource(
         found = record(source.run)["exact_match"] if done(source.run) else None
         write_json(path, {**about, "exact_match_by_spis": curve, "source": found, "made_by": made_by})
 
-    def trained(one: Training, start: Sequence[str] = (), needed: bool = False) -> Path:
-        if lacks(one.run, needed):
-            # Told before, so that a training that is killed is not taken up by other words.
-            made_by[one.run] = one.digest
-            write()
-        return fit(one.run, [*one.words, *start, *extra], needed)
-
-    best = trained(source, needed=any(lacks(one.run) for one in wanted.values()))
+    best = fit_noted(source, extra, made_by, write, needed=any(lacks(one.run) for one in wanted.values()))
     for (target, samples), one in wanted.items():
-        trained(one, [f"--data.init_from={best}"])
+        fit_noted(one, [f"--data.init_from={best}", *extra], made_by, write)
         points = {**curve.get(target, {}), str(samples): record(one.run)["exact_match"]}
         curve[target] = dict(sorted(points.items(), key=lambda point: int(point[0])))
         write()

@@ -11,7 +11,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,6 +146,24 @@ def fit(run: str, words: Sequence[str], needed: bool = False) -> Path:
                 remedy="Mend what it says above and run the command again; what is done is kept.",
             )
     return _best(run)
+
+
+def fit_noted(
+    training: Training, words: Sequence[str], made_by: dict[str, str], write: Callable[[], None], needed: bool = False
+) -> Path:
+    """As :func:`fit`; what is trained is noted first, so that a training that is killed is not taken up by other words.
+
+    Args:
+        training: to be made.
+        words: for ``framefill fit`` beside its own.
+        made_by: digests by runs, which has this one afterwards if it is trained.
+        write: writes the experiment's record, with the digests.
+        needed: as for :func:`fit`.
+    """
+    if lacks(training.run, needed):
+        made_by[training.run] = training.digest
+        write()
+    return fit(training.run, [*training.words, *words], needed)
 
 
 def lacks(run: str, needed: bool = False) -> bool:

@@ -202,12 +202,13 @@ def apply_mask(model: nn.Module, mask: Mask, where: str = "") -> None:
     names: dict[Tensor, list[str]] = {}
     for name, value in model.named_parameters(remove_duplicate=False):
         names.setdefault(value, []).append(name)
-    for tied in names.values():
+    for weight, tied in names.items():
+        if tied[0] not in mask.kept:
+            continue
         # A tied weight is read by several modules, each of which would read what is pruned.
-        for name in tied if tied[0] in mask.kept else ():
+        for name in tied:
             module, parameter = _owner(model, name)
-            kept = mask.kept[tied[0]].to(weights[tied[0]].device)
-            parametrize.register_parametrization(module, parameter, Masked(kept))
+            parametrize.register_parametrization(module, parameter, Masked(mask.kept[tied[0]].to(weight.device)))
 
 
 def remove_mask(model: nn.Module) -> None:

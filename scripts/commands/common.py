@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from assistants.bundle import PRECISIONS
+from assistants.bundle import PRECISIONS, bundle_name
 from frames.errors import UsageError
 from frames.files import parse_json
 
@@ -247,8 +247,6 @@ def named_bundle(options: Any) -> tuple[str, Path]:
 def installed(bundle: Path) -> tuple[str, Path]:
     """The bundle's name and path, or where there is no such file those of the installed package of this name."""
     from importlib.metadata import entry_points
-
-    from assistants.bundle import bundle_name
 
     if not bundle.exists():
         for entry in entry_points(group="framefill.bundles", name=str(bundle)):
