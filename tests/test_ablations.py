@@ -53,7 +53,7 @@ def test_trainings_made_otherwise_are_not_taken_for_these(corpus: Path, tmp_path
     def fit(run: str, words: list[str]) -> None:
         write_json(Path("results") / run / "metrics.json", dict.fromkeys(FIGURES, 50.0))
 
-    monkeypatch.setattr("scripts.ablations.fit", fit)
+    monkeypatch.setattr("scripts.trainings.fit", fit)
     names = ("parser", "short", "long", "one", "other/one", "as_it_is")
     parser, short, long, one, other, base = (tmp_path / f"{name}.yaml" for name in names)
     for path in (parser, short, long, one, other, base):
@@ -95,7 +95,7 @@ def test_changes_of_earlier_calls_stay_in_the_table(corpus: Path, tmp_path: Path
     def fit(run: str, words: list[str]) -> None:
         write_json(Path("results") / run / "metrics.json", dict.fromkeys(FIGURES, found[Path(run).name]))
 
-    monkeypatch.setattr("scripts.ablations.fit", fit)
+    monkeypatch.setattr("scripts.trainings.fit", fit)
     parser, trial, one, two = (tmp_path / f"{name}.yaml" for name in ("parser", "trial", "one", "two"))
     for path in (parser, trial, one, two):
         path.write_text(yaml.safe_dump({"run": "parser", "data": {"vocabulary": len(str(path))}}))
@@ -123,7 +123,7 @@ def test_a_training_that_was_begun_is_not_taken_up_by_other_words(corpus: Path, 
         (Path("runs") / run / "last.ckpt").touch()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("scripts.ablations.fit", killed)
+    monkeypatch.setattr("scripts.trainings.fit", killed)
     parser, trial = tmp_path / "parser.yaml", tmp_path / "trial.yaml"
     for path in (parser, trial):
         path.write_text(yaml.safe_dump({"run": "parser"}))

@@ -119,7 +119,7 @@ def low(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable
             write_json(Path("results", run, "metrics.json"), {"exact_match": 50.0})
         return Path("runs", run, "best.ckpt")
 
-    monkeypatch.setattr("scripts.low_resource.fit", fit)
+    monkeypatch.setattr("scripts.trainings.fit", fit)
     for name in ("parser", "source", "tuning", "other"):
         Path(f"{name}.yaml").write_text(yaml.safe_dump({"run": "parser", "data": {"vocabulary": len(name)}}))
 
