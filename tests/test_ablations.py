@@ -50,7 +50,7 @@ def test_each_change_is_trained_once_and_compared(corpus: Path, repository: Path
 def test_trainings_made_otherwise_are_not_taken_for_these(corpus: Path, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
-    def fit(run: str, words: list[str]) -> None:
+    def fit(run: str, words: list[str], needed: bool) -> None:
         write_json(Path("results") / run / "metrics.json", dict.fromkeys(FIGURES, 50.0))
 
     monkeypatch.setattr("scripts.trainings.fit", fit)
@@ -92,7 +92,7 @@ def test_changes_of_earlier_calls_stay_in_the_table(corpus: Path, tmp_path: Path
     monkeypatch.chdir(tmp_path)
     found = {"as_it_is": 50.0, "one": 51.0, "two": 49.0}
 
-    def fit(run: str, words: list[str]) -> None:
+    def fit(run: str, words: list[str], needed: bool) -> None:
         write_json(Path("results") / run / "metrics.json", dict.fromkeys(FIGURES, found[Path(run).name]))
 
     monkeypatch.setattr("scripts.trainings.fit", fit)
@@ -118,7 +118,7 @@ def test_changes_of_earlier_calls_stay_in_the_table(corpus: Path, tmp_path: Path
 def test_a_training_that_was_begun_is_not_taken_up_by_other_words(corpus: Path, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
-    def killed(run: str, words: list[str]) -> None:
+    def killed(run: str, words: list[str], needed: bool) -> None:
         (Path("runs") / run).mkdir(parents=True, exist_ok=True)
         (Path("runs") / run / "last.ckpt").touch()
         raise KeyboardInterrupt
