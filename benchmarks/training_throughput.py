@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from data.training.batches import Batch, BatchStream
 from frames.files import write_json
+from lightning_modules.attention import training_attention
 from lightning_modules.cli import TRAINER_DEFAULTS
 from lightning_modules.datamodule import TOPv2DataModule
 from lightning_modules.evaluation import environment
@@ -56,10 +57,11 @@ def main() -> None:
     fitted = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(fitted, lr=module.optimization.lr, fused=True)
     stream = BatchStream(data.train_corpus, config["data"]["batch_size"])
-    half = config["trainer"]["precision"].startswith("bf16")
+    precision = config["trainer"]["precision"]
+    half = precision.startswith("bf16")
 
     def losses(batch: Batch) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+        with torch.autocast(device.type, torch.bfloat16, enabled=half), training_attention(device, precision):
             return module.losses(move_data_to_device(batch, device))["loss"]
 
     trainer = {**TRAINER_DEFAULTS, **config["trainer"]}

@@ -18,6 +18,7 @@ from frames.errors import BundleError, UsageError
 from frames.linearization import TargetIds
 from frames.ontology import Ontology
 from frames.tokenization import PieceTokenizer
+from lightning_modules.attention import training_attention
 from lightning_modules.datamodule import Assets, Needs, TOPv2DataModule
 from lightning_modules.metrics import FrameExactMatch
 from lightning_modules.resume import check_same_training
@@ -207,12 +208,18 @@ class ParserModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch."""
-        losses = self.losses(batch)
+        with training_attention(self.device, str(self.trainer.precision)):
+            losses = self.losses(batch)
         if not self.trainer.loggers and self.trainer.progress_bar_callback is None:
             return losses["loss"]
         self.log_dict({f"train/{name}": value for name, value in losses.items()}, prog_bar=False)
         self.log("loss", losses["loss"], prog_bar=True, logger=False)
         return losses["loss"]
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Goes backward; checkpointed layers are computed again here, by the attention of the forward pass."""
+        with training_attention(self.device, str(self.trainer.precision)):
+            super().backward(loss, *args, **kwargs)
 
     def validation_step(self, rows: Tensor, batch_idx: int) -> None:
         """Parses eval utterances as a user would and counts exact matches."""

@@ -148,6 +148,7 @@ def test_lora_and_gradient_checkpointing_train_save_and_load(tmp_path: Path, cor
         "--run=lora", f"--model.model.language_model={folder}", f"--data.pretrained={folder}",
         "--model.model.lora_rank=2", "--model.model.checkpoint_layers=true", "--model.decoding.exit_layer=1",
         "--trainer.max_steps=3", "--data.batch_size=8", "--trainer.limit_val_batches=1", "--data.validation_rows=8",
+        "--trainer.precision=bf16-mixed",
     ]  # fmt: skip
     said = fit(tmp_path, corpus, repository, *words, config=repository / "configs" / "layerskip_smollm2.yaml")
     assert "on_before_batch_transfer" not in said

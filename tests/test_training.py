@@ -15,6 +15,7 @@ from data.training.batches import PAD_TARGET, BatchStream, EncodedCorpus
 from frames.errors import FramefillError, UsageError
 from frames.frame import Frame
 from lightning_modules import nar
+from lightning_modules.attention import training_attention
 from lightning_modules.callbacks import RandomState
 from lightning_modules.conv_nar import ConvNARModule
 from lightning_modules.datamodule import Assets, TOPv2DataModule
@@ -118,6 +119,19 @@ def test_gradients_are_clipped_as_asked(algorithm: str | None, wanted: list[floa
     module.weight.grad = torch.tensor([3.0, -0.5])
     module.configure_gradient_clipping(None, 1.0, algorithm)
     assert module.weight.grad.tolist() == pytest.approx(wanted, abs=1e-5)
+
+
+def test_attention_in_bf16_on_a_processor_is_not_the_fused_one():
+    """Layers without dropout would take it; backward it is slow there."""
+    fused = torch.backends.cuda.flash_sdp_enabled
+    for device, precision, expected in (
+        ("cpu", "bf16-mixed", False),
+        ("cpu", "32-true", True),
+        ("cuda", "bf16-mixed", True),
+    ):
+        with training_attention(torch.device(device), precision):
+            assert fused() is expected
+        assert fused()
 
 
 @pytest.mark.parametrize("scaler", [None, object()], ids=["bf16", "fp16"])
