@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from frames.errors import BundleError
+from frames.errors import BundleError, UsageError
 from frames.files import write_bytes
 from parsers.aliases import RENAMED_PARAMETERS
 from parsers.pretrained import load_transformer
@@ -27,6 +27,18 @@ WEIGHTS, ENCODER = ".safetensors", "encoder.transformer."
 SECTIONS = ("assets", "model", "decoding", "optimization", "data")
 #: End of the name of a weight's mask (:class:`lightning_modules.lottery.masks.Masked`).
 MASK = ".0.kept"
+
+
+def check_suffix(out: Path | str) -> None:
+    """Whether a file of tensors will be found again by its name.
+
+    Raises:
+        UsageError: ``out`` does not end in :data:`WEIGHTS`.
+    """
+    if Path(out).suffix != WEIGHTS:
+        raise UsageError(
+            "E433", f"{out} does not end in {WEIGHTS}.", remedy=f"Name it so, e.g. {Path(out).stem}{WEIGHTS}."
+        )
 
 
 def read_checkpoint(path: Path | str) -> dict[str, Any]:

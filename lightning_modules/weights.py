@@ -6,11 +6,10 @@ from pathlib import Path
 
 import torch
 
-from frames.errors import UsageError
 from frames.files import write_bytes
 from lightning_modules.checkpoints import load_module
 from lightning_modules.parser_module import ParserModule
-from lightning_modules.saved import ENCODER, WEIGHTS, packed_weights
+from lightning_modules.saved import ENCODER, check_suffix, packed_weights
 from parsers.pretrained import load_transformer
 
 
@@ -32,8 +31,7 @@ def pack(checkpoint: Path | str, out: Path | str) -> int:
         UsageError: ``out`` has another suffix, or the pretrained encoder is not here to be compared with.
         MachineError: the disk is full; an existing file is left as it was.
     """
-    if Path(out).suffix != WEIGHTS:
-        raise UsageError("E433", f"{out} does not end in {WEIGHTS}.", remedy=f"Name it so, e.g. parser{WEIGHTS}.")
+    check_suffix(out)
     module, metadata = load_module(checkpoint)
     left_out = _as_pretrained(module)
     packed = {

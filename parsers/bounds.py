@@ -12,7 +12,7 @@ _NOT_NEGATIVE = (0.0, math.inf)
 BOUNDS = {
     **dict.fromkeys(
         ("dropout", "input_dropout", "length_dropout", "lr_warmup", "label_smoothing", "length_smoothing",
-         "layer_dropout", "dropout_until", "last_weight"),
+         "dropout_until"),
         _SHARE,
     ),
     **dict.fromkeys(

@@ -193,7 +193,7 @@ def test_a_tied_weight_is_pruned_wherever_it_is_read():
 
 
 def test_mask_files(tmp_path: Path):
-    with pytest.raises(UsageError, match="E575"):
+    with pytest.raises(UsageError, match="E433"):
         MagnitudePruning(next_mask_file=str(tmp_path / "mask.json"))
     weights = weights_of(linear_pair())
     mask = pruned(weights, dense_mask(weights, 1), PruningConfig())

@@ -21,7 +21,7 @@ from lightning_modules.lottery.masks import (
     weights_of,
 )
 from lightning_modules.lottery.stages import read_mask, write_mask
-from lightning_modules.saved import WEIGHTS
+from lightning_modules.saved import check_suffix
 
 
 class MagnitudePruning(Callback):
@@ -59,10 +59,8 @@ class MagnitudePruning(Callback):
         self.mask = read_mask(mask)[0] if isinstance(mask, str) else mask
         self.values, self.pruning, self.rewind_step = values, pruning, rewind_step
         self.next_mask_file = next_mask_file
-        if next_mask_file is not None and not next_mask_file.endswith(WEIGHTS):
-            raise UsageError(
-                "E575", f"{next_mask_file} does not end in {WEIGHTS}.", remedy=f"Name it so, e.g. mask{WEIGHTS}."
-            )
+        if next_mask_file is not None:
+            check_suffix(next_mask_file)
         self.next_mask: Mask | None = None
         self.early_values: dict[str, Tensor] | None = None
 
