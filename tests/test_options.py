@@ -1,6 +1,7 @@
 """How many options a user meets, and that configs name options that exist."""
 
 from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import yaml
 from jsonargparse import Namespace
 
-from lightning_modules.cli import tell_of_unvalidated_end
+from lightning_modules.cli import fit, tell_of_unvalidated_end
 from lightning_modules.datamodule import TOPv2DataModule
 from lightning_modules.kinds import KINDS, module_class
 from lightning_modules.raf import RAFModule
@@ -39,15 +40,34 @@ def modules(config: dict[str, Any]) -> list[Any]:
     return [getattr(import_module(where), name)]
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def loaded(path: Path) -> dict[str, Any]:
+    """What a config says."""
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=attrgetter("stem"))
 def test_configs_name_options_that_exist(path: Path):
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    config = loaded(path)
     assert config.get("data", {}).keys() <= set(options_of(TOPv2DataModule))
     groups = config.get("model", {}).get("init_args", {})
     assert groups.keys() <= GROUPS.keys()
     for group, given in groups.items():
         known = {name for module in modules(config) for name in options_of(getattr(module, GROUPS[group]))}
         assert given.keys() <= known, f"{group} has no {sorted(given.keys() - known)}"
+
+
+def whole(path: Path) -> bool:
+    """Whether ``framefill fit`` needs no other config: it is neither laid over one nor that of a study."""
+    config = loaded(path)
+    return "class_path" in config.get("model", {}) and "study" not in config
+
+
+@pytest.mark.parametrize("path", filter(whole, CONFIGS), ids=attrgetter("stem"))
+def test_whole_configs_are_accepted_as_they_stand(path: Path, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ended:
+        fit(["--config", str(path), "--print_config"])
+    assert not ended.value.code
+    assert "strategy:" in capsys.readouterr().out
 
 
 def test_bounds_are_of_options_that_exist():

@@ -74,6 +74,14 @@ def test_bundle_parses_as_its_checkpoint(raf_bundle: Path, raf_checkpoint: Path,
         assert hypotheses[0].frame is not None
 
 
+def test_a_scenario_that_is_added_answers_without_training(repository: Path, tmp_path: Path):
+    """The example of ``docs/raf.md``: neither the intent nor the slot is one of TOPv2."""
+    folder = shutil.copytree(repository / "models" / "raf-topv2", tmp_path / "bundle")
+    assert main(["bank", "add", "--bundle", str(folder), "[IN:TRANSLATE_TEXT [SL:LANGUAGE ] ]"]) == 0
+    ((best, *_),) = runtime.load(folder).parse(["translate this text to spanish"])
+    assert str(best.frame) == "[IN:TRANSLATE_TEXT [SL:LANGUAGE spanish ] ]"
+
+
 def test_bank_commands_add_and_remove_a_scenario(raf_bundle: Path, tmp_path: Path, capsys):
     folder = tmp_path / "bundle"
     shutil.copytree(raf_bundle, folder)

@@ -18,11 +18,11 @@ def add_arguments(commands: Any) -> None:
     )  # fmt: skip
     adding = common.add_command(
         actions, "add", run_add, "make scenarios known without training",
-        'framefill bank add --bundle raf.bundle "[IN:BREW_COFFEE [SL:AMOUNT ] [SL:DATE_TIME ] ]"',
+        'framefill bank add --bundle raf.bundle "[IN:TRANSLATE_TEXT [SL:LANGUAGE ] ]"',
     )  # fmt: skip
     removing = common.add_command(
         actions, "remove", run_remove, "make scenarios unknown",
-        'framefill bank remove --bundle raf.bundle "[IN:BREW_COFFEE [SL:AMOUNT ] ]"',
+        'framefill bank remove --bundle raf.bundle "[IN:TRANSLATE_TEXT [SL:LANGUAGE ] ]"',
     )  # fmt: skip
     for action in (listing, adding, removing):
         action.add_argument("--bundle", type=Path, required=True, help="folder written by `framefill export`")
