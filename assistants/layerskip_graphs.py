@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from assistants.graphs import Graph, Part
 from assistants.layerskip import LanguageModel
+from frames.errors import UsageError
 from parsers.layerskip.decoding import LayerSkipDecodingConfig
 from parsers.layerskip.model import LayerSkip
 
@@ -78,7 +79,17 @@ class _Head(nn.Module):
 
 
 def exit_of(model: LayerSkip, decoding: LayerSkipDecodingConfig) -> int:
-    """Layers in the first graph: those that draft, or a quarter where nothing is drafted."""
+    """Layers in the first graph: those that draft, or a quarter where nothing is drafted.
+
+    Raises:
+        UsageError: one layer cannot be cut in two.
+    """
+    if model.depth < 2:
+        raise UsageError(
+            "E584",
+            "a LayerSkip bundle needs a model of two layers or more.",
+            remedy="Train with model.layers of at least 2.",
+        )
     return decoding.exit_layer or max(1, model.depth // 4)
 
 

@@ -37,11 +37,47 @@ class StartMessage(Callback):
         self.began = True
 
 
+class BestCheckpoint(ModelCheckpoint):
+    """Writes ``best.ckpt`` after a validation that no earlier one beats, also where the run's folder was moved meanwhile.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            dirpath=folder, filename="best", monitor="val/exact_match", mode="max", save_top_k=1,
+            enable_version_counter=False,
+        )  # fmt: skip
+
+    @property
+    def state_key(self) -> str:
+        """That of the parent, which earlier versions used."""
+        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over the best figure so far; Lightning would forget it where the folder has another path."""
+
+        def here(path: str) -> str:
+            return str(Path(self.dirpath or "", Path(path).name)) if path else path
+
+        moved: dict[str, Any] = {
+            name: here(state_dict[name])
+            for name in ("best_model_path", "kth_best_model_path", "last_model_path")
+            if name in state_dict
+        }
+        best = {here(path): value for path, value in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **moved, "dirpath": self.dirpath, "best_k_models": best})
+
+
 class LastCheckpoint(ModelCheckpoint):
     """Writes ``last.ckpt`` every so many steps, at least once an epoch, and when the process is asked to end (SIGTERM).
 
     It is also written before each validation, which may take long: a training that ends within one is resumed at its
     beginning. A checkpoint of the step before would be resumed after it, with no figure for that validation.
+
+    A SIGTERM between the batches of one accumulated step (``accumulate_grad_batches``) loses the gradients of those batches: the
+    step is then made of the others alone.
 
     Args:
         folder: of the run.

@@ -17,7 +17,6 @@ import pytorch_lightning as pl
 import torch
 import yaml
 from jsonargparse import Namespace, get_loader, set_loader
-from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -26,7 +25,7 @@ from frames.errors import FramefillError, UsageError
 from frames.folders import run_folder
 from frames.outputs import check_output
 from frames.yaml_files import check_yaml, parse_yaml
-from lightning_modules.callbacks import LastCheckpoint, RandomState, StartMessage
+from lightning_modules.callbacks import BestCheckpoint, LastCheckpoint, RandomState, StartMessage
 from lightning_modules.checkpoints import load_module
 from lightning_modules.datamodule import TOPv2DataModule
 from lightning_modules.ending import ended_by_signals
@@ -70,6 +69,14 @@ class SaveConfig(SaveConfigCallback):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "overwrite": True, "save_to_log_dir": False})
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Nothing yet: the checkpoint to resume from may still refuse these options."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Writes it."""
+        if trainer.is_global_zero:
+            self.save_config(trainer, pl_module, "fit")
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Called once, on the first process."""
@@ -189,10 +196,7 @@ class FrameFillCLI(LightningCLI):
             config.ckpt_path = config.ckpt_path or resumed
             check_output(_record(config.run), config.overwrite)
         tell_of_unvalidated_end(config.trainer)
-        best = ModelCheckpoint(
-            dirpath=folder, filename="best", monitor="val/exact_match", mode="max", save_top_k=1,
-            enable_version_counter=False,
-        )  # fmt: skip
+        best = BestCheckpoint(folder)
         stale = [] if tried or _among(config.ckpt_path, there) else there
         last = LastCheckpoint(folder, config.checkpoint_every, stale)
         self.trainer_defaults = {"callbacks": [self._start, RandomState(), best, last]}

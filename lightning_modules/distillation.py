@@ -31,7 +31,8 @@ class Teacher:
         # A teacher that predicts no lengths may have targets of any.
         longest = module.net.max_length if isinstance(module.net, NARModel) else max_length
         mine = {**module.built.to_dict(), "model.max_length": longest}
-        wanted = {**student.to_dict(), "model.max_length": max_length}
+        # Reading rounds the scores of pieces, and the teacher's were read.
+        wanted = {**Assets.from_dict(student.to_dict()).to_dict(), "model.max_length": max_length}
         for name in ("tokenizer", "form", "model.max_length"):
             if mine[name] != wanted[name]:
                 raise UsageError("E425", f"the teacher {path} has another {name}.", remedy="Train both with the same.")

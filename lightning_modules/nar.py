@@ -66,6 +66,12 @@ class NARModule(ParserModule):
         super().__init__(model, decoding, optimization)
         self._teacher: Teacher | None = None
 
+    def on_fit_start(self) -> None:
+        """Reads the teacher before anything of an earlier run is replaced."""
+        super().on_fit_start()
+        if self.optimization.teacher is not None:
+            self._teacher = self._read_teacher(self.optimization.teacher)
+
     def check_decoding(self, decoding: DecodingConfig) -> None:
         """See :meth:`ParserModule.check_decoding`; only a model with a rescorer rescores."""
         if decoding.num_rescored and not self.config.rescoring_layers:
@@ -114,7 +120,7 @@ class NARModule(ParserModule):
         """Divergence of the student's distributions from the teacher's, weighted as the losses are; a scalar."""
         if self._teacher is None:
             assert self.optimization.teacher is not None
-            self._teacher = Teacher(self.optimization.teacher, self.built, self.config.max_length, self.device)
+            self._teacher = self._read_teacher(self.optimization.teacher)
         o, real, teacher = self.optimization, target_mask(batch), self._teacher.target_log_probs(batch)
         apart = mean_over_targets(divergence(teacher.tokens, student.tokens), real)
         if teacher.lengths is not None and student.lengths is not None:
@@ -124,6 +130,9 @@ class NARModule(ParserModule):
             wanted = teacher.tokens if teacher.causal is None else teacher.causal
             apart = apart + mean_over_targets(divergence(wanted, student.causal), real)
         return apart
+
+    def _read_teacher(self, path: str) -> Teacher:
+        return Teacher(path, self.built, self.config.max_length, self.device)
 
     def _causal(self, batch: Batch, memory: Tensor) -> Tensor | None:
         """The rescorer's log-probabilities of all target positions ``[targets, V + S]``, None without a rescorer."""

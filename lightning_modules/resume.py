@@ -13,9 +13,9 @@ from parsers.aliases import known_options, options_of
 
 #: Longest value that an error prints.
 SHOWN = 40
-#: The one option that decides nothing about the parameters: weights of the same architecture may lie somewhere else.
-FREE = "encoder"
-#: What an encoder's configuration says of files and versions, not of its sizes.
+#: Options that decide nothing about the parameters: weights of the same architecture may lie somewhere else.
+FREE = ("encoder", "language_model")
+#: What the configuration of a pretrained model says of files and versions, not of its sizes.
 NO_SIZES = ("architectures", "dtype", "torch_dtype", "transformers_version")
 
 
@@ -53,9 +53,7 @@ def _differences(saved: Mapping[str, Any], now: Mapping[str, Any], module: Any) 
         # RAF trains its span pointer only if decoding composes frames.
         *_other_values("composing", *(bool(some["decoding"].get("compose_weight")) for some in (saved, now))),
         *_other_values("seed", saved["data"].get("seed"), now["data"].get("seed")),
-        *_other_values(
-            "encoder", *({k: v for k, v in encoder_config_of(m).items() if k not in NO_SIZES} for m in (saved, now))
-        ),
+        *_other_values("encoder", *(_sizes(encoder_config_of(metadata)) for metadata in (saved, now))),
         *_other_assets(saved["assets"], now["assets"]),
     ]
 
@@ -64,8 +62,13 @@ def _other_options(section: str, options: type, saved: Mapping[str, Any], now: M
     old = known_options(options, saved[section], drop_unknown=True)
     for name in options_of(options):
         # An option that the checkpoint's version did not have has its default there, and no name to compare.
-        if name in old and name in now[section] and name != FREE:
-            yield from _other_values(f"{section}.{name}", old[name], now[section][name])
+        if name in old and name in now[section] and name not in FREE:
+            yield from _other_values(f"{section}.{name}", _sizes(old[name]), _sizes(now[section][name]))
+
+
+def _sizes(value: Any) -> Any:
+    """A configuration without :data:`NO_SIZES`; any other value as it is."""
+    return {k: v for k, v in value.items() if k not in NO_SIZES} if isinstance(value, dict) else value
 
 
 def _other_values(name: str, before: Any, after: Any) -> Iterator[str]:

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from frames.errors import FramefillError, UsageError, located
+from frames.errors import BundleError, FramefillError, UsageError, located
+from frames.files import read_json
 from frames.folders import run_folder
 from frames.yaml_files import parse_yaml
 
@@ -61,7 +62,7 @@ def name_of(config: Path) -> str:
 
 
 def digest_of(configs: Sequence[Path], words: Sequence[str], made_from: Sequence[str]) -> str:
-    """SHA-256 of all that makes a training.
+    """SHA-256 of all that makes a training; a file that options name counts by its content.
 
     Args:
         configs: laid one over the other.
@@ -69,8 +70,22 @@ def digest_of(configs: Sequence[Path], words: Sequence[str], made_from: Sequence
         made_from: checksums of the rows, and the digest of a training that it goes on from.
     """
     laid = [parse_yaml(path.read_text(encoding="utf-8")) for path in configs]
-    made_by = json.dumps([laid, _options(words), *made_from], sort_keys=True, default=str)
+    options = [[_content(value) for value in option] for option in _options(words)]
+    teachers = [_content(teacher) for config in laid if (teacher := _teacher(config)) and Path(teacher).is_file()]
+    made_by = json.dumps([laid, options, *made_from, *teachers], sort_keys=True, default=str)
     return hashlib.sha256(made_by.encode()).hexdigest()
+
+
+def _content(value: str) -> str:
+    """SHA-256 of the file of this name; the value itself where there is none."""
+    return hashlib.sha256(Path(value).read_bytes()).hexdigest() if Path(value).is_file() else value
+
+
+def _teacher(config: Any) -> str | None:
+    """The checkpoint that a config distils from."""
+    for name in ("model", "init_args", "optimization", "teacher"):
+        config = config.get(name) if isinstance(config, dict) else None
+    return config if isinstance(config, str) else None
 
 
 def _options(words: Sequence[str]) -> list[list[str]]:
@@ -138,6 +153,8 @@ def fit(run: str, words: Sequence[str], needed: bool = False) -> Path:
     """
     if lacks(run, needed):
         print(f"\n{run}", flush=True)
+        _mark(run).parent.mkdir(parents=True, exist_ok=True)
+        _mark(run).touch()
         command = [sys.executable, "-m", "scripts.cli", "fit", *words, "--run", run, "--resume", "true"]
         if status := run_to_end(command):
             raise UsageError(
@@ -145,6 +162,7 @@ def fit(run: str, words: Sequence[str], needed: bool = False) -> Path:
                 f"the training {run} ended with status {status}.",
                 remedy="Mend what it says above and run the command again; what is done is kept.",
             )
+        _mark(run).unlink(missing_ok=True)
     return _best(run)
 
 
@@ -167,8 +185,12 @@ def fit_noted(
 
 
 def lacks(run: str, needed: bool = False) -> bool:
-    """Whether :func:`fit` trains."""
-    return not done(run) or (needed and not _best(run).exists())
+    """Whether :func:`fit` trains.
+
+    A training that was done may be repeated for its checkpoint, as in a clone, which has the record alone. The checkpoint is
+    there from the first validation on, so that a mark tells whether the training came to its end.
+    """
+    return not done(run) or (needed and (not _best(run).exists() or _mark(run).exists()))
 
 
 def run_to_end(command: Sequence[str]) -> int:
@@ -209,12 +231,26 @@ def done(run: str) -> bool:
 
 
 def record(run: str) -> dict[str, Any]:
-    """The record of a training that is done."""
-    return json.loads(_path(run).read_text(encoding="utf-8"))
+    """The record of a training that is done.
+
+    Raises:
+        BundleError: it is damaged.
+    """
+    found = read_json(_path(run), "the record of a training", "E585")
+    if not isinstance(found, dict) or "exact_match" not in found:
+        raise BundleError(
+            "E585", "not the record of a training.", where=str(_path(run)), remedy="Move it away and train again."
+        )
+    return found
 
 
 def _best(run: str) -> Path:
     return Path("runs") / run / "best.ckpt"
+
+
+def _mark(run: str) -> Path:
+    """A file that is there while a training is under way."""
+    return Path("runs") / run / "under_way"
 
 
 def _path(run: str) -> Path:

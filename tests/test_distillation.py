@@ -10,7 +10,7 @@ from frames.linearization import POINTER_FORMS, TargetIds
 from frames.tokenization import PieceTokenizer
 from lightning_modules import nar
 from lightning_modules.checkpoints import load_module
-from lightning_modules.datamodule import Assets
+from lightning_modules.datamodule import Assets, TOPv2DataModule
 from lightning_modules.distillation import Teacher
 
 
@@ -68,3 +68,11 @@ def test_teachers_of_another_kind_of_pupil_are_refused(checkpoint: Path):
             Teacher(str(checkpoint), other, longest, torch.device("cpu"))
     with pytest.raises(UsageError, match=r"E425.*another model\.max_length"):
         Teacher(str(checkpoint), assets, 40, torch.device("cpu"))
+
+
+def test_pieces_that_were_trained_on_the_same_rows_are_the_teachers(checkpoint: Path, corpus: Path):
+    module, metadata = load_module(checkpoint)
+    data = TOPv2DataModule(str(corpus), form=module.built.form, vocabulary=metadata["data"]["vocabulary"])
+    data.setup("fit")
+    assert data.assets is not None
+    Teacher(str(checkpoint), data.assets, module.config.max_length, torch.device("cpu"))

@@ -3,10 +3,12 @@
 import struct
 import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from data.synthetic import generate
 from frames.errors import UsageError
@@ -257,6 +259,37 @@ def test_a_package_of_the_extra_that_is_not_installed_is_named(tmp_path, monkeyp
             load_language_model(str(path))
         else:
             with_lora(build_language_model(LayerSkipConfig(width=32, layers=2, heads=2, feed_forward=48), 100), 2)
+
+
+def test_early_layers_alone_give_answers_and_scores_of_their_own():
+    parser = small_parser(LayerSkipDecodingConfig(exit_layer=2, verify=False, adaptive=True))
+    utterance = ROWS[0].utterance
+    fixed = small_parser(LayerSkipDecodingConfig(exit_layer=2, verify=False)).parse([utterance], n_best=2)
+    for _ in range(12):
+        # What was parsed before must not move the exit, which decides the answer here.
+        assert parser.parse([utterance], n_best=2) == fixed
+    parser.decoder.config.verify = True
+    (several,) = parser.parse([utterance], n_best=2)
+    assert several[1].score != fixed[0][1].score
+
+
+def test_models_that_multiply_in_between_are_refused(tmp_path: Path):
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "vocab_size": 100,
+    }
+    config = AutoConfig.for_model("granite", **sizes, num_key_value_heads=2, logits_scaling=8.0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match="E483.*Granite"):
+        load_language_model(str(tmp_path))
+
+
+def test_sizes_that_cannot_be_rotated_are_refused():
+    with pytest.raises(ValueError, match="twice the heads"):
+        LayerSkipConfig(width=100, heads=4)
 
 
 def test_n_best_begins_with_the_best():

@@ -222,10 +222,54 @@ def test_a_training_without_its_checkpoint_is_done_again_if_it_is_needed(tmp_pat
     assert len(asked) == 1
     trainings.fit("a/b", [], needed=True)
     assert len(asked) == 2
-    best.parent.mkdir(parents=True)
+    best.parent.mkdir(parents=True, exist_ok=True)
     best.touch()
     trainings.fit("a/b", [], needed=True)
     assert len(asked) == 2
+
+
+def test_a_checkpoint_of_a_training_that_was_killed_is_not_gone_on_from(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_json("results/a/metrics.json", {"exact_match": 80.0})
+    asked: list[int] = []
+
+    def run(command: list[str], status: int = 143) -> int:
+        best = Path("runs/a/best.ckpt")
+        best.write_text("of the first validation")
+        asked.append(status)
+        return status
+
+    monkeypatch.setattr("scripts.trainings.run_to_end", run)
+    with pytest.raises(UsageError, match="E405.*143"):
+        trainings.fit("a", [], needed=True)
+    monkeypatch.setattr("scripts.trainings.run_to_end", lambda command: run(command, 0))
+    for _ in range(2):
+        trainings.fit("a", [], needed=True)
+    assert asked == [143, 0]
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"exact_match"'])
+def test_records_that_are_damaged_are_named(text: str, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("results/a").mkdir(parents=True)
+    Path("results/a/metrics.json").write_text(text)
+    with pytest.raises(BundleError, match=r"E585.*results/a/metrics\.json"):
+        trainings.record("a")
+
+
+def test_files_count_by_their_content_in_what_makes_a_training(tmp_path: Path):
+    config, laid, teacher = (tmp_path / name for name in ("one.yaml", "more.yaml", "teacher.ckpt"))
+    config.write_text(f"run: a\nmodel: {{init_args: {{optimization: {{teacher: {teacher}}}}}}}\n")
+    digests = {trainings.digest_of([config], ["--config", str(laid)], [])}
+    for path, text in (
+        (laid, "data: {batch_size: 2}"),
+        (teacher, "a"),
+        (laid, "data: {batch_size: 3}"),
+        (teacher, "b"),
+    ):
+        path.write_text(text)
+        digests.add(trainings.digest_of([config], ["--config", str(laid)], []))
+    assert len(digests) == 5
 
 
 def test_what_cannot_be_started_from(root: Path, repository: Path, tmp_path: Path, checkpoint: Path):

@@ -3,22 +3,27 @@
 import os
 import shutil
 import signal
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
 from data.topv2.reader import HEADER, read_split, write_file
 from frames.errors import BundleError, CorpusError, FramefillError, UsageError
 from lightning_modules import cli, datamodule
+from lightning_modules.callbacks import BestCheckpoint, StartMessage
 from lightning_modules.conv_nar import ConvNARModule
 from lightning_modules.datamodule import TOPv2DataModule
+from lightning_modules.layerskip import LayerSkipModule
 from lightning_modules.nar import NAROptimizationConfig
 from lightning_modules.parser_module import ParserModule
 from lightning_modules.resume import check_same_training
 from parsers.conv_nar.model import ConvNARConfig
+from tests.test_layerskip import ONTOLOGY
 
 SMALL: dict[str, Any] = {
     "width": 16, "encoder_kernels": [3], "encoder_feed_forward": 16, "decoder_kernels": [3], "decoder_feed_forward": 16,
@@ -114,6 +119,76 @@ def test_another_training_is_not_continued(rows: Path, tmp_path: Path):
             check_same_training(saved, now, ConvNARModule)
 
 
+def test_a_language_model_of_another_place_or_version_of_transformers_is_continued():
+    assets: dict[str, Any] = {"tokenizer": "t", "ontology": ONTOLOGY.to_dict()}
+    about: dict[str, Any] = {"kind": "layerskip", "assets": assets, "decoding": {}, "optimization": {}}
+    saved, now, narrow = (
+        {
+            **about,
+            "data": {"checksum": "x"},
+            "model": {
+                "language_model": path,
+                "language_model_config": {"hidden_size": width, "transformers_version": version},
+            },
+        }
+        for path, width, version in (
+            ("one/a.gguf", 576, "5.24.0"),
+            ("two/a.gguf", 576, "5.99.0"),
+            ("one/a.gguf", 288, "5.24.0"),
+        )
+    )
+    check_same_training(saved, now, LayerSkipModule)
+    with pytest.raises(UsageError, match=r"E462.*language_model_config"):
+        check_same_training(saved, narrow, LayerSkipModule)
+
+
+def test_the_best_figure_is_kept_where_a_run_was_moved(tmp_path: Path):
+    before, after = (
+        ModelCheckpoint(dirpath=tmp_path / "a", monitor="val/exact_match", mode="max"),
+        BestCheckpoint(tmp_path / "b"),
+    )
+    assert after.state_key == before.state_key, "checkpoints of earlier versions have the parent's"
+    before.best_model_path = before.kth_best_model_path = str(tmp_path / "a" / "best.ckpt")
+    before.best_model_score = before.kth_value = torch.tensor(90.0)
+    before.best_k_models = {before.best_model_path: torch.tensor(90.0)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        after.load_state_dict(before.state_dict())
+    assert after.best_model_path == str(tmp_path / "b" / "best.ckpt") and after.best_k_models == {
+        after.best_model_path: torch.tensor(90.0)
+    }
+
+
+def test_a_run_is_not_replaced_if_its_teacher_is_missing(train):
+    train("--run=pupil", "--trainer.max_epochs=1")
+    before = Path("runs/pupil/best.ckpt").read_bytes()
+    with pytest.raises(BundleError, match=r"E301.*typo"):
+        train("--run=pupil", "--overwrite=true", "--model.optimization.teacher=runs/typo/best.ckpt")
+    assert Path("runs/pupil/best.ckpt").read_bytes() == before
+
+
+def test_epochs_that_end_early_are_all_as_long_and_validated(train):
+    found = []
+
+    class Watch(Callback):
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            found.append((trainer.current_epoch, trainer.global_step))
+
+    start = StartMessage.on_fit_start
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            StartMessage, "on_fit_start",
+            lambda self, trainer, module: (trainer.callbacks.append(Watch()), start(self, trainer, module)),
+        )  # fmt: skip
+        train(
+            "--run=short",
+            "--trainer.limit_train_batches=3",
+            "--trainer.max_epochs=4",
+            "--trainer.check_val_every_n_epoch=1",
+        )
+    assert found == [(0, 3), (1, 6), (2, 9), (3, 12)]
+
+
 def test_a_checkpoint_of_an_earlier_version_is_continued(rows: Path):
     now = metadata_of(rows, num_augmented=2, augment_prob=0.25)
     old = {**now, "model": {**now["model"], "pointer_heads": 8, "reads_tokens": False}}
@@ -142,6 +217,7 @@ def test_a_run_is_resumed_refused_and_replaced(train, rows: Path, tmp_path: Path
     with pytest.raises(UsageError, match=r"E462.*model\.width 16, not 24"):
         train("--run=a/b", "--resume=true", "--trainer.max_epochs=3", "--model.model.width=24")
     assert Path("runs/a/b/best.ckpt").read_bytes() == first
+    assert "width: 16" in Path("runs/a/b/config.yaml").read_text()
     train("--run=a/b", "--resume=true", "--trainer.max_epochs=4")
     assert last("a/b")["global_step"] == 16
     train("--run=a/b", "--overwrite=true", "--trainer.max_epochs=1")

@@ -1,6 +1,7 @@
 """One parser teaches another: variants of training rows, the teacher's frames, and the corpus made of both."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,10 +78,14 @@ def test_frames_that_are_not_likely_enough_or_that_a_file_cannot_hold_are_left_o
     [
         ({"domain": "alarm", "utterance": "wake me"}, "E224"),
         ({**ROW, "probability": "high"}, "E225"),
+        ({**ROW, "probability": [1]}, "E225"),
+        ({**ROW, "frame": 5}, "E229"),
+        ({**ROW, "domain": ["alarm"]}, "E229"),
+        ({**ROW, "utterance": None}, "E229"),
         ({**ROW, "frame": "[IN:CREATE_ALARM"}, "E1"),
     ],
 )
-def test_tables_that_are_not_parsed_variants(row: dict[str, str], code: str):
+def test_tables_that_are_not_parsed_variants(row: dict[str, Any], code: str):
     with pytest.raises(CorpusError if code != "E1" else Exception, match=code) as caught:
         taught([row], 0.9, "frames.csv")
     assert "frames.csv, row 1" in str(caught.value)
@@ -102,4 +107,6 @@ def test_low_resource_splits_keep_their_place(corpus: Path, tmp_path: Path):
         write_taught(root, "train_25spis", taught([{**ROW, "domain": "../alarm"}], 0.9), 0.9, tmp_path / "other")
     with pytest.raises(UsageError, match="E468"):
         write_taught(root, "train_25spis", [], 0.9, tmp_path / "other")
+    with pytest.raises(UsageError, match="E583.*eval"):
+        write_taught(root, "eval", added, 0.9, tmp_path / "other")
     assert not (tmp_path / "other").exists()

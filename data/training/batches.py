@@ -125,12 +125,17 @@ class BatchStream:
         self.rank, self.world = rank, world
         self.epoch = 0
         self.position = 0
+        self._taken_up = False
 
     def __len__(self) -> int:
         total = -(-len(self.corpus) // self.batch_size)
         return total // self.world if self.shuffle else -(-(total - self.rank) // self.world)
 
     def __iter__(self) -> Iterator[Batch]:
+        if self.position and not self._taken_up:
+            # The caller ended this epoch early, for instance by limit_train_batches.
+            self.position = len(self)
+        self._taken_up = False
         self.turn()
         for rows in self._batches()[self.position :]:
             self.position += 1
@@ -163,7 +168,7 @@ class BatchStream:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes up where :meth:`state_dict` was called."""
-        self.epoch, self.position = state["epoch"], state["position"]
+        self.epoch, self.position, self._taken_up = state["epoch"], state["position"], True
 
     def padding(self) -> float:
         """Share of token places, pieces and targets together, that one epoch spends on padding."""

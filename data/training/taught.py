@@ -89,10 +89,17 @@ def taught(rows: Iterable[Mapping[str, Any]], least: float, where: str = "") -> 
             )
         try:
             probability = float(row["probability"] or 0)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise CorpusError(
                 "E225", f"the probability is {row['probability']!r}.", where=place, remedy="Parse the table again."
             ) from error
+        if not isinstance(row["frame"] or "", str) or not all(isinstance(row[name], str) for name in COLUMNS):
+            raise CorpusError(
+                "E229",
+                "domain, utterance and frame must be text.",
+                where=place,
+                remedy="Parse the table again.",
+            )
         if not row["frame"] or not probability >= least:
             continue
         try:
@@ -120,8 +127,11 @@ def write_taught(root: Path, split: str, added: Sequence[Example], least: float,
 
     Raises:
         CorpusError: a split is missing or damaged.
-        UsageError: there is nothing to add, or ``out`` holds anything that this program did not write.
+        UsageError: ``split`` is not one to train on, there is nothing to add, or ``out`` holds anything that this program did
+            not write.
     """
+    if not split.startswith("train"):
+        raise UsageError("E583", f"{split} is no training split.", remedy="Name train or one like train_25spis.")
     if not added:
         raise UsageError(
             "E468",

@@ -41,7 +41,7 @@ class LayerSkipDecodingConfig:
         score_candidates: score only tokens that may follow, in place of the whole vocabulary (ours).
         copies: the utterance's next words that are guessed while a leaf is being copied (ours); 0 for none.
         adaptive: the exit layer follows what decodings so far cost, from ``exit_layer`` on, and drafting stops where the
-            early layers are unsure, whatever ``drafts`` says (ours).
+            early layers are unsure, whatever ``drafts`` says (ours). Where nothing verifies, the exit decides the answer and stays.
         temperature: 0 takes the likeliest token; above, tokens are drawn, in distribution as the whole model draws them
             (Leviathan et al. 2023, arXiv 2211.17192).
         seed: of the draws.
@@ -219,7 +219,7 @@ class Decoder:
             Of each the cursor at the end of the frame and the tokens that were written.
         """
         config = self.config
-        if config.adaptive and config.exit_layer:
+        if config.adaptive and config.verify and config.exit_layer:
             with self._observing:
                 config = replace(config, exit_layer=self.policy.choose())
         counts = Counts()
@@ -254,7 +254,8 @@ class Decoder:
         memory = self.backend.begin([prompt], capacity + 1)
         tokens = np.array([[*prompt, *written]], dtype=np.int64)
         positions = np.arange(tokens.shape[1])[None]
-        states = self.backend.draft(memory, np.array([0]), tokens, positions, self.backend.depth)
+        depth = self.backend.depth if self.config.verify else self.config.exit_layer
+        states = self.backend.draft(memory, np.array([0]), tokens, positions, depth)
         cursors = [cursor]
         for token in written:
             cursors.append(cursors[-1].step(token))

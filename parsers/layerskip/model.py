@@ -23,6 +23,12 @@ from parsers.layerskip.layer import few_product, is_plain, run_layer
 from parsers.layerskip.spelling import EXTRA, Spelling
 from parsers.pretrained import load_pretrained
 
+#: Types of models, as transformers names them, whose logits are the head's product with the norm of the layers' states.
+#: Others have attributes of the same names and multiply in between (Granite, Cohere), which a model cut at an exit would leave out.
+FAMILY = (
+    "llama", "mistral", "qwen2", "qwen3", "gemma", "olmo2", "stablelm", "starcoder2", "smollm3", "glm",
+)  # fmt: skip
+
 
 @dataclass
 class LayerSkipConfig:
@@ -59,6 +65,9 @@ class LayerSkipConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        built_here = self.language_model is None and not self.language_model_config
+        if built_here and self.width % (2 * self.heads):
+            raise ValueError(f"width {self.width}: a multiple of twice the heads ({self.heads})")
 
 
 def load_language_model(name: str) -> PreTrainedModel:
@@ -88,11 +97,9 @@ def load_language_model(name: str) -> PreTrainedModel:
             f"the language model {name!r} cannot be read ({reason}).",
             remedy="The file may be cut short: download it again, for instance by `framefill data weights smollm2`.",
         ) from error
-    if not hasattr(getattr(model, "model", None), "rotary_emb"):
+    if model.config.model_type not in FAMILY:
         raise UsageError(
-            "E483",
-            f"{type(model).__name__} is not built as Llama is.",
-            remedy="Use a model of the Llama family (Llama, SmolLM2, Mistral, Qwen2).",
+            "E483", f"{type(model).__name__} is not built as Llama is.", remedy=f"Use one of {', '.join(FAMILY)}."
         )
     return model
 

@@ -16,7 +16,9 @@ _KEPT = "trainings that are done are kept for the next call"
 
 def add_arguments(commands: Any) -> None:
     """Registers the group and its experiments."""
-    group = commands.add_parser("bench", help="longer experiments: few rows, ablations, lottery tickets, structured pruning")
+    group = commands.add_parser(
+        "bench", help="longer experiments: few rows, ablations, lottery tickets, structured pruning"
+    )
     experiments = group.add_subparsers(title="experiments", metavar="EXPERIMENT", required=True)
     low = common.add_command(
         experiments, "low-resource", run_low_resource,

@@ -109,7 +109,7 @@ def _add_teaching(actions: Any) -> None:
         "--copies", type=int, default=1, help="variants drawn for each row in each way (default: %(default)s)"
     )
     variants.add_argument("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
-    variants.add_argument("--out", type=Path, required=True, help="table to write, .csv or .jsonl")
+    variants.add_argument("--out", type=Path, required=True, help="table to write, .csv, .jsonl or .parquet")
     common.add_overwrite(variants)
     taught.add_argument("--frames", type=Path, required=True, help="table of variants that was parsed")
     taught.add_argument(
@@ -198,6 +198,7 @@ def run_variants(options: Any) -> None:
     from frames.files import whole_file
 
     common.at_least(1, copies=options.copies)
+    common.at_least(0, seed=options.seed)
     common.check_split(options.split)
     common.check_outputs(options.overwrite, out=options.out)
     written = table(options.out)
