@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from frames.errors import BundleError, FramefillError, UsageError, located
-from frames.files import read_json
+from frames.files import parse_json
 from frames.folders import run_folder
 from frames.yaml_files import parse_yaml
 
@@ -236,11 +236,17 @@ def record(run: str) -> dict[str, Any]:
     Raises:
         BundleError: it is damaged.
     """
-    found = read_json(_path(run), "the record of a training", "E585")
-    if not isinstance(found, dict) or "exact_match" not in found:
+    try:
+        found = parse_json(_path(run).read_text(encoding="utf-8"))
+        if not isinstance(found, dict) or "exact_match" not in found:
+            raise ValueError("it has no exact_match")
+    except (OSError, ValueError) as error:
         raise BundleError(
-            "E585", "not the record of a training.", where=str(_path(run)), remedy="Move it away and train again."
-        )
+            "E585",
+            f"cannot be read as the record of a training ({error}).",
+            where=str(_path(run)),
+            remedy="Move it away and train again.",
+        ) from error
     return found
 
 
