@@ -29,6 +29,10 @@ from parsers.layerskip.recipe import RecipeConfig, draw_kept, exit_weights, skip
 from parsers.layerskip.spelling import Spelling
 from parsers.layerskip.torch_backend import TorchBackend
 
+#: Lengths of sequences, and numbers of scored places, are rounded up to a multiple of these. In bf16 a processor compiles and keeps
+#: a kernel for every new shape, which costs more time and memory than the padding.
+LENGTHS, PLACES = 4, 256
+
 
 @dataclass
 class LayerSkipOptimizationConfig(RecipeConfig, OptimizationConfig):
@@ -158,7 +162,8 @@ class LayerSkipModule(ParserModule):
             for row, pieces in zip(symbols, rows, strict=True)
         ]
         prompts = [[*prefix, *pieces, self.spelling.prompt_end] for pieces in rows]
-        width = max(len(prompt) + len(frame) for prompt, frame in zip(prompts, frames, strict=True))
+        longest = max(len(prompt) + len(frame) for prompt, frame in zip(prompts, frames, strict=True))
+        width = min(longest + -longest % LENGTHS, max(longest, self.net.context))
         tokens = np.zeros((len(rows), width), dtype=np.int64)
         before = []
         for i, (prompt, frame) in enumerate(zip(prompts, frames, strict=True)):
@@ -182,7 +187,9 @@ class LayerSkipModule(ParserModule):
         exits = [layer for layer, weight in enumerate(weights) if weight > 0]
         kept = draw_kept(skip_probabilities(o, net.depth, progress), len(given.tokens), given.tokens.device)
         states = net(given.tokens, self._mask(given), kept, exits)
-        logits = [net.logits(state.flatten(0, 1)[given.before]).float() for state in states]
+        count = len(given.before)
+        places = F.pad(given.before, (0, -count % PLACES))
+        logits = [net.logits(state.flatten(0, 1)[places])[:count].float() for state in states]
         last = F.cross_entropy(logits[-1], given.targets, label_smoothing=o.label_smoothing)
         loss, found = weights[-1] * last, {"last": last}
         wanted = torch.log_softmax(logits[-1].detach(), dim=-1) if o.exit_targets == "last" else None

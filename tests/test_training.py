@@ -14,12 +14,12 @@ from transformers import get_cosine_schedule_with_warmup
 from data.training.batches import PAD_TARGET, BatchStream, EncodedCorpus
 from frames.errors import FramefillError, UsageError
 from frames.frame import Frame
-from lightning_modules import nar
+from lightning_modules import layerskip, nar
 from lightning_modules.attention import training_attention
 from lightning_modules.callbacks import RandomState
 from lightning_modules.conv_nar import ConvNARModule
 from lightning_modules.datamodule import Assets, TOPv2DataModule
-from lightning_modules.layerskip import LayerSkipModule
+from lightning_modules.layerskip import LayerSkipModule, LayerSkipOptimizationConfig
 from lightning_modules.losses import smoothed_nll, symmetric_divergence
 from lightning_modules.nar import NAROptimizationConfig
 from lightning_modules.parser_module import warmed_cosine
@@ -27,6 +27,7 @@ from lightning_modules.raf import RAFModule
 from parsers.conv_nar.model import ConvNAR, ConvNARConfig
 from parsers.dropout import ByteDropout
 from parsers.encoders import LightweightConv
+from parsers.layerskip.model import LayerSkipConfig
 from parsers.layout import Layout
 from parsers.nar import MASKED, DecodingConfig
 from parsers.pointer import PointerHead
@@ -377,3 +378,22 @@ def test_averaging_leaves_buffers_alone(repository: Path):
                 assert callback["init_args"]["use_buffers"] is False, path.name
                 found += 1
     assert found > 5
+
+
+def test_shapes_that_are_rounded_up_give_a_language_model_the_same_loss(corpus: Path, monkeypatch: pytest.MonkeyPatch):
+    torch.manual_seed(0)
+    data = TOPv2DataModule(str(corpus), form="copy", vocabulary=300)
+    data.setup("fit")
+    assert data.assets is not None and data.train_corpus is not None
+    sizes = {"width": 32, "layers": 3, "heads": 2, "feed_forward": 32, "dropout": 0.0, "read_both_ways": True}
+    module = LayerSkipModule(LayerSkipConfig(**sizes), optimization=LayerSkipOptimizationConfig(layer_dropout=0.0))
+    module.build(data.assets)
+    batch = next(iter(BatchStream(data.train_corpus, 12)))
+    shapes, losses = [], []
+    for multiple in (1, 64):
+        monkeypatch.setattr(layerskip, "LENGTHS", multiple)
+        monkeypatch.setattr(layerskip, "PLACES", multiple)
+        shapes.append(module.sequences(batch).tokens.shape[1])
+        losses.append({name: value.item() for name, value in module.losses(batch).items()})
+    assert shapes[1] > shapes[0] and shapes[1] % 64 == 0
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
