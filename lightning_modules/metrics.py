@@ -72,10 +72,11 @@ class FrameExactMatch(Metric):
         Raises:
             ValueError: an unknown domain, or lists of different lengths.
         """
+        # Before anything is counted.
+        if unknown := {*domains} - {*self.domains}:
+            raise ValueError(f"domain {min(unknown)!r} is not among {', '.join(self.domains)}")
         totals = dict.fromkeys(self._NAMES, 0)
         for i, (guess, target, domain) in enumerate(zip(predicted, gold, domains, strict=True)):
-            if domain not in self.domains:
-                raise ValueError(f"domain {domain!r} is not among {', '.join(self.domains)}")
             target = target.decoupled()
             exact = exact_match(target, guess)
             matched, expected, found = labelled_brackets(target, guess)

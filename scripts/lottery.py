@@ -61,7 +61,7 @@ def lottery(plan: Plan, jobs: int, folder: Path) -> Path:
         "points": points(rows),
         "bytes": experiment.stored_bytes(find_ticket(experiment, plan.sources[0], plan.seeds[0]))
         if {*TRANSFERRED} & {*plan.strategies}
-        else [],
+        else _study(folder, digest).get("bytes", []),
         "seconds_of_last_call": round(time.perf_counter() - began),
         "jobs": jobs,
         "environment": where,
@@ -75,11 +75,18 @@ def lottery(plan: Plan, jobs: int, folder: Path) -> Path:
 def _earlier(folder: Path, digest: str) -> list[Row]:
     """Rows of the folder that were made with the same config and corpus."""
     try:
-        if json.loads((folder / "study.json").read_text(encoding="utf-8"))["digest"] != digest:
-            return []
-        return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError):
+        return json.loads((folder / "summary.json").read_text(encoding="utf-8")) if _study(folder, digest) else []
+    except (OSError, ValueError):
         return []
+
+
+def _study(folder: Path, digest: str) -> dict[str, Any]:
+    """The study of the folder, if it was made with the same config and corpus."""
+    try:
+        study = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return study if isinstance(study, dict) and study.get("digest") == digest else {}
 
 
 class _progress:  # noqa: N801 (used like a function)

@@ -67,7 +67,8 @@ def test_metric_counts_what_it_says():
     assert result["by_domain"]["alarm"] == {"exact_match": 100.0, "count": 1}
     assert result["by_slots"] == {"3": {"exact_match": pytest.approx(100 / 3), "count": 3}}
     with pytest.raises(ValueError, match="'music' is not among"):
-        metric.update([GOLD], [GOLD], ["music"])
+        metric.update([GOLD, GOLD], [GOLD, GOLD], ["alarm", "music"])
+    assert metric.compute() == result, "a batch that is refused is not counted in part"
 
 
 def test_metric_of_two_processes_is_the_metric_of_one():

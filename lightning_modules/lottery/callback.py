@@ -57,6 +57,7 @@ class MagnitudePruning(Callback):
         next_mask_file: str | None = None,
     ) -> None:
         self.mask = read_mask(mask)[0] if isinstance(mask, str) else mask
+        self._mask_file = mask if isinstance(mask, str) else ""
         self.values, self.pruning, self.rewind_step = values, pruning, rewind_step
         self.next_mask_file = next_mask_file
         if next_mask_file is not None:
@@ -90,7 +91,7 @@ class MagnitudePruning(Callback):
                 for name, parameter in model.named_parameters():
                     parameter.copy_(self.values[name])
         if self.mask is not None:
-            apply_mask(model, self.mask)
+            apply_mask(model, self.mask, self._mask_file)
         elif self.pruning is not None:
             # Made again from the trained weights; what cannot be pruned is told before they are trained.
             dense_mask(weights_of(model), self.pruning.smallest_layer)
