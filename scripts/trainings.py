@@ -78,7 +78,10 @@ def digest_of(configs: Sequence[Path], words: Sequence[str], made_from: Sequence
 
 def _content(value: str) -> str:
     """SHA-256 of the file of this name; the value itself where there is none."""
-    return hashlib.sha256(Path(value).read_bytes()).hexdigest() if Path(value).is_file() else value
+    try:
+        return hashlib.sha256(Path(value).read_bytes()).hexdigest()
+    except (OSError, ValueError):  # no file, or a value that cannot be the name of one
+        return value
 
 
 def _teacher(config: Any) -> str | None:

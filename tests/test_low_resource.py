@@ -270,6 +270,7 @@ def test_files_count_by_their_content_in_what_makes_a_training(tmp_path: Path):
         path.write_text(text)
         digests.add(trainings.digest_of([config], ["--config", str(laid)], []))
     assert len(digests) == 5
+    assert trainings.digest_of([config], ["--trainer.callbacks", "[" + "x" * 5000 + "]"], []) not in digests
 
 
 def test_what_cannot_be_started_from(root: Path, repository: Path, tmp_path: Path, checkpoint: Path):
