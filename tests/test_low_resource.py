@@ -316,7 +316,9 @@ def test_the_training_ends_before_the_experiment_that_was_asked_to_end(
     )
     (tmp_path / "training.py").write_text(training)
     experiment = (
-        "import sys\n"
+        "import signal, sys\n"
+        # What a shell starts in the background ignores Ctrl-C, and so would this.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from assistants.command import guarded\n"
         "from scripts.trainings import run_to_end\n"
         "sys.exit(guarded(lambda: print('status', run_to_end([sys.executable, 'training.py']))))\n"
