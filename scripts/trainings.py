@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from frames.errors import BundleError, FramefillError, UsageError, located
-from frames.files import parse_json
+from frames.files import parse_json, sha256
 from frames.folders import run_folder
 from frames.yaml_files import parse_yaml
 
@@ -79,7 +79,7 @@ def digest_of(configs: Sequence[Path], words: Sequence[str], made_from: Sequence
 def _content(value: str) -> str:
     """SHA-256 of the file of this name; the value itself where there is none."""
     try:
-        return hashlib.sha256(Path(value).read_bytes()).hexdigest()
+        return sha256(value)
     except (OSError, ValueError):  # no file, or a value that cannot be the name of one
         return value
 
